@@ -1,0 +1,210 @@
+/*
+ * libmemx: memory that is larger than its host.
+ *
+ * A *region* is a span of anonymous memory of this process of which at most
+ * local_bytes are held locally; the rest is on memory servers.  Use it as
+ * memory: a missing page is fetched when a thread, a system call or KVM
+ * touches it.  Nothing here knows of QEMU.
+ *
+ *     MemxOptions o = MEMX_OPTIONS_INIT;
+ *     const char *servers[] = { "127.0.0.1:7701", NULL };
+ *     o.size_bytes = 1ull << 30;
+ *     o.local_bytes = 256ull << 20;
+ *     o.servers = servers;
+ *     MemxRegion *r = memx_region_new(&o, &error);
+ *     char *mem = memx_region_base(r);
+ *     ...
+ *     memx_region_free(r);
+ *
+ * Functions may be called from any thread unless they say otherwise, but not
+ * from a thread that other threads need in order to get on with a fault, and
+ * memx_region_free() only when nobody touches the memory any more.  None of
+ * them takes memory of the region as an argument's storage.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef MEMX_H
+#define MEMX_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+G_BEGIN_DECLS
+
+#define MEMX_API __attribute__((visibility("default")))
+
+typedef struct MemxRegion MemxRegion;
+
+#define MEMX_ERROR memx_error_quark()
+typedef enum {
+    MEMX_ERROR_INVALID,     /* an option's value */
+    MEMX_ERROR_KERNEL,      /* the kernel or a permission lacks something */
+    MEMX_ERROR_CONNECT,     /* a server can't be reached or refused */
+    MEMX_ERROR_FULL,        /* the servers together are too small */
+    MEMX_ERROR_SYSTEM,      /* a system call failed */
+} MemxErrorCode;
+MEMX_API GQuark memx_error_quark(void);
+
+typedef enum {
+    MEMX_KEEP_COPIES_AUTO,  /* keep while the pool has unreserved room */
+    MEMX_KEEP_COPIES_ON,    /* keep; give way only when a server is full */
+    MEMX_KEEP_COPIES_OFF,   /* a fetched page leaves its server at once */
+} MemxKeepCopies;
+
+typedef enum {
+    MEMX_EVENT_SERVER_LOST,  /* unreachable or not answering; being retried */
+    MEMX_EVENT_SERVER_BACK,  /* answers again, with its pages */
+    MEMX_EVENT_SERVER_EMPTY, /* came back without its pages: these are lost */
+    MEMX_EVENT_POOL_FULL,    /* servers refuse pages although reserved */
+    MEMX_EVENT_STALLED,      /* a page was awaited for server_timeout */
+    MEMX_EVENT_RESUMED,      /* what was stalled goes on: nothing waits */
+    MEMX_EVENT_BUG,          /* a page is gone that the table calls local */
+} MemxEventType;
+
+typedef struct MemxEvent {
+    MemxEventType type;
+    const char *server;      /* address, or NULL */
+    uint64_t remote_bytes;   /* that only this server holds */
+    const char *message;     /* one line, for a log */
+} MemxEvent;
+
+/* Called on the region's session thread: it may block and take any lock of
+ * the caller's, but must not touch the region's memory, nor wait for
+ * somebody who does. */
+typedef void MemxEventFunc(const MemxEvent *event, void *opaque);
+
+typedef struct MemxOptions {
+    uint64_t size_bytes;     /* multiple of chunk_bytes is not required, of
+                                4096 is */
+    uint64_t local_bytes;    /* at least MEMX_LOCAL_BYTES_MIN and 16 chunks
+                                (or size_bytes) */
+    uint64_t chunk_bytes;    /* power of two, 256 KiB .. 64 MiB; 1 MiB */
+    void *base;              /* existing memory to look after, or NULL: the
+                                region maps its own.  Anonymous, private,
+                                page-aligned, still untouched */
+    const char *const *servers; /* "host:port", NULL-terminated */
+    const void *key;         /* admission key, or NULL */
+    size_t key_bytes;
+    MemxKeepCopies keep_copies;
+    unsigned server_timeout_ms; /* 1000 .. 86400000; 30000 */
+    unsigned connect_timeout_ms; /* at creation, per server; 5000 */
+    const char *vm_name;     /* shown by memxctl; at most 63 bytes, or NULL */
+    const char *region_name;
+    uint8_t vm_uuid[16];
+    MemxEventFunc *event;    /* or NULL */
+    void *opaque;
+} MemxOptions;
+
+#define MEMX_LOCAL_BYTES_MIN (8ull << 20)
+#define MEMX_OPTIONS_INIT                                                  \
+    ((MemxOptions) { .chunk_bytes = 1 << 20, .server_timeout_ms = 30000,   \
+                     .connect_timeout_ms = 5000 })
+
+/*
+ * Creates a region: checks the options, connects to every server, reserves
+ * size - local + staging bytes on them together, registers the memory and
+ * starts the region's threads.  On failure nothing is left behind.
+ * May be called with locks held that the event function takes (no event is
+ * sent before it returns).
+ */
+MEMX_API MemxRegion *memx_region_new(const MemxOptions *options,
+                                     GError **error);
+
+/* Stops and forgets a region, and drops its spaces (waits at most 2 s for
+ * the servers).  Memory that the region mapped is unmapped; memory that it
+ * was given is left unregistered, with whatever pages are local. */
+MEMX_API void memx_region_free(MemxRegion *region);
+
+MEMX_API void *memx_region_base(MemxRegion *region);
+
+/*
+ * Changes the local size.  Lowering reserves the difference on the servers
+ * first and fails, with nothing changed, if they lack it; then memory is
+ * evicted in the background: memx_region_stats() tells when local_bytes is
+ * reached.  New pages obey the new bound at once.
+ */
+MEMX_API bool memx_region_set_local_bytes(MemxRegion *region,
+                                          uint64_t local_bytes,
+                                          GError **error);
+
+/*
+ * Gives memory back: [offset, offset + bytes) becomes never-written, reads
+ * as zeros, and is dropped on the servers.  Takes the memory itself as well
+ * (MADV_DONTNEED), in the order that keeps a concurrent fault correct; the
+ * caller must not.  Both in multiples of 4096.
+ */
+MEMX_API int memx_region_discard(MemxRegion *region, uint64_t offset,
+                                 uint64_t bytes);
+
+#define MEMX_LATENCY_BUCKETS 24
+#define MEMX_SERVERS_MAX 16
+
+typedef enum {
+    MEMX_SERVER_UP,
+    MEMX_SERVER_DOWN,        /* no connection; retried every second */
+    MEMX_SERVER_STALLED,     /* connected, but requests go unanswered */
+    MEMX_SERVER_EMPTY,       /* came back without its pages */
+} MemxServerHealth;
+
+typedef struct MemxServerStats {
+    char address[272];
+    MemxServerHealth health;
+    uint64_t remote_bytes;   /* only this server has them */
+    uint64_t kept_bytes;     /* copies of local pages */
+    uint64_t reserved_bytes;
+    uint64_t free_bytes;     /* on the server, unreserved, as last told */
+    uint64_t capacity_bytes;
+    unsigned load_permille;
+    uint64_t stored_bytes;   /* counters since the start */
+    uint64_t fetched_bytes;
+    uint64_t reconnects;
+    unsigned queue_depth;    /* requests in flight */
+} MemxServerStats;
+
+typedef struct MemxStats {
+    uint64_t size_bytes;
+    uint64_t local_limit_bytes;  /* local-size */
+    uint64_t local_bytes;        /* guest pages + staged + free frames */
+    uint64_t staged_bytes;
+    uint64_t remote_bytes;
+    uint64_t never_written_bytes;
+    uint64_t chunk_bytes;
+    uint64_t faults;             /* all kinds below */
+    uint64_t faults_first_touch;
+    uint64_t faults_remote;      /* fetched for a waiting thread */
+    uint64_t faults_staged;      /* found in staging */
+    uint64_t faults_waiting;     /* threads waiting for a fetch now */
+    uint64_t starved;            /* faults that waited for an eviction */
+    uint64_t prefetched_pages;
+    uint64_t prefetch_wasted_pages; /* raced with a fault or a discard */
+    uint64_t evicted_pages;      /* moved out of the region */
+    uint64_t evicted_unchanged_pages; /* of these, not sent again */
+    uint64_t evicted_zero_pages;
+    uint64_t evict_busy_pages;   /* pinned; kept */
+    uint64_t refaults;           /* fetched soon after their eviction */
+    uint64_t discarded_pages;
+    uint64_t promotion_pages_per_s; /* fetched, over the last second */
+    /* Bucket i counts remote faults served in [2^i, 2^(i+1)) us; the last
+     * one all that took longer. */
+    uint64_t fetch_latency[MEMX_LATENCY_BUCKETS];
+    uint64_t fetch_p50_ns;
+    uint64_t fetch_p99_ns;
+    const char *fill;            /* "move" or "copy": how whole runs fill */
+    const char *tracker;         /* "faults": where history comes from */
+    bool host_swap;              /* the host swaps: a warning */
+    unsigned n_servers;
+    MemxServerStats servers[MEMX_SERVERS_MAX];
+} MemxStats;
+
+/* A snapshot.  Takes no lock that is held across a wait; safe while threads
+ * wait for pages. */
+MEMX_API void memx_region_stats(MemxRegion *region, MemxStats *stats);
+
+/* "up", "down", "stalled", "empty" */
+MEMX_API const char *memx_server_health_name(MemxServerHealth health);
+
+G_END_DECLS
+
+#endif
