@@ -195,3 +195,16 @@ apt_private() {
         -o Acquire::Languages=none -o Acquire::Retries=2 \
         -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 "$@"
 }
+
+# --- one build at a time ----------------------------------------------------
+
+# take_build_lock: until the calling script ends, no other one builds here.
+take_build_lock() {
+    [ -z "${MEMX_BUILD_LOCKED:-}" ] || return 0
+    exec 9> "$build/.lock"
+    if ! flock -n 9; then
+        say "another build is running in $build; waiting for its end"
+        flock -w 3600 9 || die "it did not end within an hour"
+    fi
+    export MEMX_BUILD_LOCKED=1
+}
