@@ -36,6 +36,7 @@
 #define MEMX_REPLY_BYTES 64u
 #define MEMX_BODY_MAX (MEMX_GROUP_PAGES * MEMX_HASH_BYTES) /* 1024 */
 #define MEMX_PAYLOAD_MAX MEMX_GROUP_BYTES
+#define MEMX_PAGES_MAX (1ull << 40)    /* every count of pages, 4 PiB */
 
 typedef enum MemxOpcode {
     /* Handshake: in this order, on each connection. */
@@ -161,7 +162,7 @@ typedef struct MemxOpen {
     uint32_t lane;              /* MemxLane */
     uint32_t flags;
     uint64_t epoch;
-    uint64_t size_pages;        /* CREATE: 1 .. 2^40; attach: 0 or the same */
+    uint64_t size_pages;        /* CREATE: at least 1; attach: 0, the same */
     uint64_t reserve_pages;     /* CREATE only */
     uint8_t secret[MEMX_ID_BYTES];
     uint8_t proof[MEMX_PROOF_BYTES];
@@ -199,6 +200,10 @@ void memx_open_encode(uint8_t *wire, const MemxOpen *open);
 int memx_open_decode(MemxOpen *open, const uint8_t *wire, size_t bytes);
 void memx_opened_encode(uint8_t *wire, const MemxOpened *opened);
 int memx_opened_decode(MemxOpened *o, const uint8_t *wire, size_t bytes);
+
+/* Fills @name from @text (or NULL: empty) the way an Open's names must be:
+ * cut at a character's border, control characters replaced, padded. */
+void memx_name_set(char name[MEMX_NAME_BYTES], const char *text);
 
 /* "full", "wrong key", ...: for messages and logs; never NULL. */
 const char *memx_error_name(unsigned error);

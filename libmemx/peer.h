@@ -57,6 +57,17 @@ void memx_auth_proof(GBytes *key, const char *label,
                      const uint8_t server_nonce[MEMX_NONCE_BYTES],
                      const void *context, size_t context_bytes,
                      uint8_t proof[MEMX_PROOF_BYTES]);
+/* The proof of an attaching @open (whose secret it does not look at). */
+void memx_auth_space_proof(const MemxOpen *open,
+                           const uint8_t secret[MEMX_ID_BYTES],
+                           const uint8_t client_nonce[MEMX_NONCE_BYTES],
+                           const uint8_t server_nonce[MEMX_NONCE_BYTES],
+                           uint8_t proof[MEMX_PROOF_BYTES]);
+/* Wraps, or unwraps, the secret of a CREATE in place. */
+void memx_auth_wrap(GBytes *key, const uint8_t space[MEMX_ID_BYTES],
+                    const uint8_t client_nonce[MEMX_NONCE_BYTES],
+                    const uint8_t server_nonce[MEMX_NONCE_BYTES],
+                    uint8_t secret[MEMX_ID_BYTES]);
 bool memx_auth_equal(const uint8_t *a, const uint8_t *b, size_t bytes);
 void memx_random(void *buf, size_t bytes);
 

@@ -104,6 +104,8 @@ struct MemxTransport {
 /* First member of every transport's channel. */
 struct MemxChannel {
     const MemxTransport *transport;
+    int status;             /* 0, or -errno once dead; owned by the channel's
+                               thread */
 };
 
 extern const MemxTransport memx_transport_tcp;
@@ -161,8 +163,24 @@ int memx_channel_pull(MemxChannel *channel, const struct iovec *iov, int n);
 int memx_channel_reply(MemxChannel *channel, const MemxReply *reply,
                        const void *body, const struct iovec *iov, int n);
 
+/* Any thread, until close: all that others wait for on it fails soon. */
 void memx_channel_shutdown(MemxChannel *channel);
 void memx_channel_close(MemxChannel *channel);
 char *memx_channel_peer_address(MemxChannel *channel);
+
+/* Memory that `in` and `out` may lie in.  0 or -errno. */
+int memx_transport_register(const MemxTransport *transport, void *base,
+                            size_t bytes);
+void memx_transport_unregister(const MemxTransport *transport, void *base,
+                               size_t bytes);
+
+/* For transports: 0 if @reply is one that @call's peer may give, -EPROTO if
+ * not.  @in_bytes is the size of call->in.  Fault path. */
+int memx_call_check(const MemxCall *call, size_t in_bytes,
+                    const MemxReply *reply);
+
+/* For transports: waits for @events on @fd until @deadline_us of the
+ * monotonic clock.  0, -ETIMEDOUT, -ECANCELED (@cancel_fd is readable). */
+int memx_wait_fd(int fd, short events, int cancel_fd, int64_t deadline_us);
 
 #endif
