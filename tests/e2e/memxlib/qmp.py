@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A QMP client that can use the out-of-band channel.
+
+A thread of its own reads, so that an out-of-band command gets its answer
+while an ordinary one still waits for its own, and no event is lost.
+"""
+
+import json
+import socket
+import threading
+
+from .wait import Deadline, Failure, wait_until
+
+
+class QmpError(Failure):
+    """QEMU refused a command."""
+
+
+class Qmp:
+    def __init__(self, path, log, alive=lambda: True, seconds=20):
+        self._log = log
+        self._changed = threading.Condition()
+        self._replies = {}
+        self._events = []
+        self._closed = False
+        self._next_id = 0
+        self._socket = self._connect(path, alive, seconds)
+        self._file = self._socket.makefile("rb")
+        greeting = json.loads(self._file.readline())
+        self.version = greeting["QMP"]["version"]["qemu"]
+        threading.Thread(target=self._read, daemon=True).start()
+        self.command("qmp_capabilities", enable=["oob"])
+
+    @staticmethod
+    def _connect(path, alive, seconds):
+        def attempt():
+            if not alive():
+                raise Failure("QEMU ended before it answered QMP")
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.connect(path)
+                return sock
+            except OSError:
+                sock.close()
+                return None
+        return wait_until("QEMU opens its QMP socket", attempt, seconds, 0.05)
+
+    def _read(self):
+        try:
+            for line in self._file:
+                message = json.loads(line)
+                self._log(f"qmp < {line.decode().strip()[:600]}")
+                with self._changed:
+                    if "event" in message:
+                        self._events.append(message)
+                    else:
+                        self._replies[message.get("id")] = message
+                    self._changed.notify_all()
+        except (OSError, ValueError):
+            pass
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def close(self):
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._socket.close()
+
+    def send(self, name, arguments=None, oob=False):
+        """Sends a command; wait() with what is returned gets its answer."""
+        self._next_id += 1
+        message = {"exec-oob" if oob else "execute": name,
+                   "id": self._next_id}
+        if arguments:
+            message["arguments"] = arguments
+        line = json.dumps(message)
+        self._log(f"qmp > {line}")
+        self._socket.sendall(line.encode() + b"\n")
+        return self._next_id
+
+    def wait(self, number, seconds=20):
+        def arrived():
+            return number in self._replies or self._closed
+        with self._changed:
+            if not self._changed.wait_for(arrived, seconds):
+                raise Failure(f"no answer from QMP within {seconds} s")
+            reply = self._replies.pop(number, None)
+        if reply is None:
+            raise Failure("QEMU closed QMP without an answer")
+        if "error" in reply:
+            raise QmpError(reply["error"]["desc"])
+        return reply["return"]
+
+    def command(self, name, seconds=20, oob=False, **arguments):
+        """Arguments' underscores become hyphens."""
+        arguments = {k.replace("_", "-"): v for k, v in arguments.items()}
+        return self.wait(self.send(name, arguments, oob), seconds)
+
+    def hmp(self, line, seconds=20):
+        return self.command("human-monitor-command", seconds,
+                            command_line=line)
+
+    def events(self, name):
+        with self._changed:
+            return [e for e in self._events if e["event"] == name]
+
+    def wait_event(self, name, seconds=30, nth=1):
+        """Waits for the nth event of that name since the start."""
+        deadline = Deadline(seconds)
+        with self._changed:
+            while True:
+                found = [e for e in self._events if e["event"] == name]
+                if len(found) >= nth:
+                    return found[nth - 1].get("data", {})
+                if self._closed:
+                    raise Failure(f"QEMU ended before the event {name}")
+                if deadline.passed:
+                    raise Failure(f"event {name} did not come within "
+                                  f"{seconds} s")
+                self._changed.wait(deadline.left)

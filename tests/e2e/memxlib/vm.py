@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A QEMU with the Linux guest of scripts/build-guest."""
+
+import os
+import re
+
+from .guest import Guest
+from .process import Child
+from .qmp import Qmp
+from .wait import check, wait_until
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+KERNEL_ARGS = ("console=ttyS0 quiet panic=-1 no_timer_check mitigations=off "
+               "nowatchdog memhp_default_state=online")
+
+
+def size_bytes(text):
+    """512M -> 536870912"""
+    number, unit = re.fullmatch(r"(\d+)([KMG]?)", str(text)).groups()
+    return int(number) * UNITS[unit]
+
+
+def memx_object(name, size, local, servers, **options):
+    """The value of -object.  Servers: anything with an address, or text."""
+    words = ["memory-backend-memx", f"id={name}", f"size={size}",
+             f"local-size={local}"]
+    words += [f"servers.{i}={getattr(server, 'address', server)}"
+              for i, server in enumerate(servers)]
+    words += [f"{key.replace('_', '-')}={value}"
+              for key, value in options.items()]
+    return ",".join(words)
+
+
+class Vm:
+    """local=None: ordinary memory.  memx: further options of the backend,
+    with underscores for hyphens.  memory: arguments instead of all that."""
+
+    def __init__(self, test, size="512M", local=None, servers=(), memx=None,
+                 memory=None, cpus=2, accel="tcg,thread=multi", extra=(),
+                 balloon=None, kernel_args="", name="vm", wait_boot=True,
+                 before_exec=None):
+        self.test = test
+        self.name = name
+        self.closed = False
+        qmp_path = os.path.join(test.socket_dir, f"{name}.qmp")
+        guest_path = os.path.join(test.socket_dir, f"{name}.guest")
+        if memory is None:
+            memory = ["-m", size]
+            if local:
+                memory += ["-machine", "memory-backend=pc.ram", "-object",
+                           memx_object("pc.ram", size, local, servers,
+                                       **(memx or {}))]
+        argv = [test.qemu(), "-name", f"{test.name}-{name}", "-machine", "pc",
+                "-accel", accel, "-cpu", "max", "-smp", str(cpus),
+                "-nodefaults", "-display", "none", "-no-reboot",
+                "-kernel", test.guest_file("vmlinuz"),
+                "-initrd", test.guest_file("initramfs"),
+                "-append", f"{KERNEL_ARGS} {kernel_args}",
+                "-chardev", "file,id=console,path="
+                + test.log_path(f"{name}-console.log"),
+                "-serial", "chardev:console",
+                "-chardev", f"socket,id=agent,path={guest_path},"
+                            "server=on,wait=off",
+                "-serial", "chardev:agent",
+                "-qmp", f"unix:{qmp_path},server=on,wait=off",
+                *memory, *extra]
+        if balloon is not None:
+            argv += ["-device", f"virtio-balloon-pci{balloon}"]
+        self.process = Child(name, argv, test.log_path(f"{name}.log"),
+                             before_exec=before_exec)
+        test.cleanup(self.end)
+        self.qmp = Qmp(qmp_path, test.log, lambda: self.process.running)
+        test.cleanup(self.qmp.close)
+        self.guest = Guest(guest_path, test.log,
+                           lambda: self.process.running)
+        test.cleanup(self.guest.close)
+        if wait_boot:
+            self.guest.wait_boot()
+
+    # --- what QEMU says
+
+    def status(self):
+        return self.qmp.command("query-status")["status"]
+
+    def wait_status(self, status, seconds=30):
+        wait_until(f"the VM's status is {status}",
+                   lambda: self.status() == status, seconds)
+
+    def memx(self, oob=False, seconds=20):
+        """query-memx: a list with one dictionary per backend."""
+        return self.qmp.command("query-memx", seconds, oob)
+
+    def backend(self, name="pc.ram", oob=False):
+        for backend in self.memx(oob):
+            if backend["id"] == name:
+                return backend
+        check(False, f"query-memx does not list {name}")
+        return None
+
+    def set_local_size(self, size, backend="pc.ram"):
+        self.qmp.command("qom-set", path=f"/objects/{backend}",
+                         property="local-size", value=size_bytes(size))
+
+    def pause(self):
+        self.qmp.command("stop")
+
+    def resume(self):
+        self.qmp.command("cont")
+
+    def quit(self, seconds=20):
+        """The orderly way out."""
+        self.qmp.command("quit")
+        return self.process.wait_exit(seconds)
+
+    def kill(self):
+        self.process.kill()
+
+    def end(self):
+        self.process.end()
