@@ -1,0 +1,435 @@
+/*
+ * memory-backend-memx: guest RAM of which a part lives on memory servers.
+ *
+ * The memory itself is QEMU's: a private anonymous RAM block, as that of
+ * memory-backend-ram.  complete() makes it, takes from it what userfaultfd
+ * could not live with (huge pages, merging, copies in child processes), and
+ * hands it to libmemx, which from then on fetches and evicts its pages in
+ * threads of its own.
+ *
+ * The region ends with its RAM block.  That is later than the object's
+ * removal where somebody still holds a reference to its memory, and it is
+ * the last moment at which the memory exists.  RAM that the machine uses
+ * lives until QEMU ends: an exit notifier ends those regions, so that their
+ * pages are dropped on the servers.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <sys/mman.h>
+#include "crypto/secret.h"
+#include "exec/memory.h"
+#include "qapi/error.h"
+#include "qapi/qapi-builtin-visit.h"
+#include "qapi/visitor.h"
+#include "qemu/madvise.h"
+#include "qemu/module.h"
+#include "qemu/uuid.h"
+#include "qom/object_interfaces.h"
+#include "system/runstate.h"
+#include "system/system.h"
+#include "compat.h"
+#include "memx-backend.h"
+#include "trace.h"
+
+QemuMutex memx_backends_lock;
+MemxBackendList memx_backends = QTAILQ_HEAD_INITIALIZER(memx_backends);
+
+static void (*parent_complete)(UserCreatable *uc, Error **errp);
+
+static void __attribute__((constructor)) memx_backends_init(void)
+{
+    qemu_mutex_init(&memx_backends_lock);
+}
+
+/* --- the region's life ------------------------------------------------- */
+
+static void memx_backend_stop(MemxBackend *b)
+{
+    if (!b->region) {
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&memx_backends_lock) {
+        QTAILQ_REMOVE(&memx_backends, b, next);
+    }
+    /* Not under the lock: its last events may wait for it. */
+    memx_region_free(b->region);
+    b->region = NULL;
+    trace_memx_region_freed(b->id);
+}
+
+static void memx_ram_removed(RAMBlockNotifier *n, void *host, size_t size,
+                             size_t max_size)
+{
+    MemxBackend *b = container_of(n, MemxBackend, ram_notifier);
+
+    if (b->region && memx_region_base(b->region) == host) {
+        memx_backend_stop(b);
+        ram_block_notifier_remove(n);
+        ram_block_discard_require(false);
+    }
+}
+
+/*
+ * QEMU ends.  With the region its memory would turn into zeros, so where
+ * somebody might still run on it (exit() in the middle of something) it
+ * stays; the servers then list its pages as orphaned.
+ */
+static void memx_exit(Notifier *n, void *unused)
+{
+    MemxBackend *b;
+
+    if (runstate_is_running()) {
+        return;
+    }
+    while ((b = QTAILQ_FIRST(&memx_backends))) {
+        memx_backend_stop(b);
+    }
+}
+
+static Notifier memx_exit_notifier = { .notify = memx_exit };
+
+/* Once, when the first region exists. */
+static void memx_backend_first(void)
+{
+    static bool done;
+
+    if (!done) {
+        done = true;
+        qemu_add_exit_notifier(&memx_exit_notifier);
+        memx_events_init();
+        memx_hooks_init();
+    }
+}
+
+static bool memx_backend_get_key(MemxBackend *b, uint8_t **key, size_t *bytes,
+                                 Error **errp)
+{
+    if (b->key_secret &&
+        qcrypto_secret_lookup(b->key_secret, key, bytes, errp) < 0) {
+        error_prepend(errp, "key-secret: ");
+        return false;
+    }
+    return true;
+}
+
+/* What userfaultfd needs of memory, and what ram_block_add() did to it. */
+static bool memx_backend_prepare_ram(void *host, uint64_t bytes, Error **errp)
+{
+    /* These two fail where the kernel knows no such thing: as good. */
+    qemu_madvise(host, bytes, QEMU_MADV_UNMERGEABLE);
+    qemu_madvise(host, bytes, QEMU_MADV_NOHUGEPAGE);
+    /* A child's share of a page would keep it from being moved. */
+    if (qemu_madvise(host, bytes, QEMU_MADV_DONTFORK) < 0) {
+        error_setg_errno(errp, errno, "madvise(MADV_DONTFORK)");
+        return false;
+    }
+    return true;
+}
+
+static bool memx_backend_start(MemxBackend *b, Error **errp)
+{
+    HostMemoryBackend *backend = MEMORY_BACKEND(b);
+    g_autofree uint8_t *key = NULL;
+    g_autoptr(GPtrArray) servers = g_ptr_array_new();
+    g_autoptr(GError) gerr = NULL;
+    MemxOptions options = MEMX_OPTIONS_INIT;
+    strList *s;
+
+    if (!memx_backend_get_key(b, &key, &options.key_bytes, errp)) {
+        return false;
+    }
+    for (s = b->servers; s; s = s->next) {
+        g_ptr_array_add(servers, s->value);
+    }
+    g_ptr_array_add(servers, NULL);
+
+    options.base = memory_region_get_ram_ptr(&backend->mr);
+    options.size_bytes = memory_region_size(&backend->mr);
+    options.local_bytes = b->local_bytes;
+    options.chunk_bytes = b->chunk_bytes;
+    options.servers = (const char *const *)servers->pdata;
+    options.key = key;
+    options.keep_copies = b->keep_copies == ON_OFF_AUTO_ON ?
+                          MEMX_KEEP_COPIES_ON :
+                          b->keep_copies == ON_OFF_AUTO_OFF ?
+                          MEMX_KEEP_COPIES_OFF : MEMX_KEEP_COPIES_AUTO;
+    options.server_timeout_ms = b->server_timeout_s * 1000;
+    options.vm_name = qemu_get_vm_name();
+    options.region_name = b->id;
+    memcpy(options.vm_uuid, qemu_uuid.data, sizeof(options.vm_uuid));
+    options.event = memx_backend_event;
+    options.opaque = b;
+
+    if (!memx_backend_prepare_ram(options.base, options.size_bytes, errp)) {
+        return false;
+    }
+    b->region = memx_region_new(&options, &gerr);
+    if (!b->region) {
+        error_setg(errp, "%s", gerr->message);
+        return false;
+    }
+    memx_backend_first();
+    b->ram_notifier.ram_block_removed = memx_ram_removed;
+    ram_block_notifier_add(&b->ram_notifier);
+    WITH_QEMU_LOCK_GUARD(&memx_backends_lock) {
+        QTAILQ_INSERT_TAIL(&memx_backends, b, next);
+    }
+    trace_memx_region_created(b->id, options.size_bytes, b->local_bytes);
+    return true;
+}
+
+static void memx_backend_complete(UserCreatable *uc, Error **errp)
+{
+    ERRP_GUARD();
+    MemxBackend *b = MEMORY_BACKEND_MEMX(uc);
+
+    b->id = host_memory_backend_get_name(MEMORY_BACKEND(b));
+    if (!memx_backend_check(b, errp)) {
+        goto fail;
+    }
+    /* From here on QEMU refuses to preallocate by itself. */
+    MEMORY_BACKEND(b)->reserve = false;
+    if (ram_block_discard_require(true)) {
+        error_setg(errp, "a device of this VM pins its memory (VFIO, vDPA or "
+                   "the like): remove it, or use another memory backend");
+        goto fail;
+    }
+    parent_complete(uc, errp);
+    if (!*errp && memx_backend_start(b, errp)) {
+        return;
+    }
+    ram_block_discard_require(false);
+fail:
+    error_prepend(errp, "memory-backend-memx '%s': ", b->id);
+}
+
+static bool memx_backend_alloc(HostMemoryBackend *backend, Error **errp)
+{
+    g_autofree char *name = host_memory_backend_get_name(backend);
+
+    /* PRIVATE wins over -machine aux-ram-share. */
+    return memory_region_init_ram_flags_nomigrate(&backend->mr,
+                                                  OBJECT(backend), name,
+                                                  backend->size,
+                                                  RAM_PRIVATE | RAM_NORESERVE,
+                                                  errp);
+}
+
+/* --- properties -------------------------------------------------------- */
+
+static bool memx_backend_is_fixed(MemxBackend *b, const char *name,
+                                  Error **errp)
+{
+    if (b->region) {
+        error_setg(errp, "%s of '%s' can't be changed any more", name, b->id);
+    }
+    return b->region;
+}
+
+static void memx_backend_get_local_size(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    visit_type_size(v, name, &MEMORY_BACKEND_MEMX(obj)->local_bytes, errp);
+}
+
+/* The only one that may be set while the VM runs. */
+static void memx_backend_set_local_size(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+    g_autoptr(GError) gerr = NULL;
+    uint64_t value;
+
+    if (!visit_type_size(v, name, &value, errp)) {
+        return;
+    }
+    if (b->region) {
+        if (!memx_region_set_local_bytes(b->region, value, &gerr)) {
+            error_setg(errp, "memory-backend-memx '%s': %s", b->id,
+                       gerr->message);
+            return;
+        }
+        trace_memx_local_size(b->id, b->local_bytes, value);
+    }
+    b->local_bytes = value;
+}
+
+static void memx_backend_get_chunk_size(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    visit_type_size(v, name, &MEMORY_BACKEND_MEMX(obj)->chunk_bytes, errp);
+}
+
+static void memx_backend_set_chunk_size(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+
+    if (!memx_backend_is_fixed(b, name, errp)) {
+        visit_type_size(v, name, &b->chunk_bytes, errp);
+    }
+}
+
+static void memx_backend_get_servers(Object *obj, Visitor *v,
+                                     const char *name, void *opaque,
+                                     Error **errp)
+{
+    visit_type_strList(v, name, &MEMORY_BACKEND_MEMX(obj)->servers, errp);
+}
+
+static void memx_backend_set_servers(Object *obj, Visitor *v,
+                                     const char *name, void *opaque,
+                                     Error **errp)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+    strList *value;
+
+    if (memx_backend_is_fixed(b, name, errp) ||
+        !visit_type_strList(v, name, &value, errp)) {
+        return;
+    }
+    qapi_free_strList(b->servers);
+    b->servers = value;
+}
+
+static int memx_backend_get_keep_copies(Object *obj, Error **errp)
+{
+    return MEMORY_BACKEND_MEMX(obj)->keep_copies;
+}
+
+static void memx_backend_set_keep_copies(Object *obj, int value, Error **errp)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+
+    if (!memx_backend_is_fixed(b, "keep-copies", errp)) {
+        b->keep_copies = value;
+    }
+}
+
+static void memx_backend_get_server_timeout(Object *obj, Visitor *v,
+                                            const char *name, void *opaque,
+                                            Error **errp)
+{
+    visit_type_uint32(v, name, &MEMORY_BACKEND_MEMX(obj)->server_timeout_s,
+                      errp);
+}
+
+static void memx_backend_set_server_timeout(Object *obj, Visitor *v,
+                                            const char *name, void *opaque,
+                                            Error **errp)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+
+    if (!memx_backend_is_fixed(b, name, errp)) {
+        visit_type_uint32(v, name, &b->server_timeout_s, errp);
+    }
+}
+
+static char *memx_backend_get_key_secret(Object *obj, Error **errp)
+{
+    return g_strdup(MEMORY_BACKEND_MEMX(obj)->key_secret);
+}
+
+static void memx_backend_set_key_secret(Object *obj, const char *value,
+                                        Error **errp)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+
+    if (!memx_backend_is_fixed(b, "key-secret", errp)) {
+        g_free(b->key_secret);
+        b->key_secret = g_strdup(value);
+    }
+}
+
+static void memx_backend_class_properties(ObjectClass *oc)
+{
+    object_class_property_add(oc, "local-size", "size",
+                              memx_backend_get_local_size,
+                              memx_backend_set_local_size, NULL, NULL);
+    object_class_property_set_description(oc, "local-size",
+        "How much of the memory may be in this host");
+    object_class_property_add(oc, "chunk-size", "size",
+                              memx_backend_get_chunk_size,
+                              memx_backend_set_chunk_size, NULL, NULL);
+    object_class_property_set_description(oc, "chunk-size",
+        "Unit of placement and eviction (default: 1 MiB)");
+    object_class_property_add(oc, "servers", "strList",
+                              memx_backend_get_servers,
+                              memx_backend_set_servers, NULL, NULL);
+    object_class_property_set_description(oc, "servers",
+        "Memory servers, each as host:port");
+    object_class_property_add_enum(oc, "keep-copies", "OnOffAuto",
+                                   &OnOffAuto_lookup,
+                                   memx_backend_get_keep_copies,
+                                   memx_backend_set_keep_copies);
+    object_class_property_set_description(oc, "keep-copies",
+        "Leave fetched pages on their server (default: auto, while it has "
+        "room)");
+    object_class_property_add(oc, "server-timeout", "uint32",
+                              memx_backend_get_server_timeout,
+                              memx_backend_set_server_timeout, NULL, NULL);
+    object_class_property_set_description(oc, "server-timeout",
+        "Seconds to wait for a page before the VM is stopped (default: 30)");
+    object_class_property_add_str(oc, "key-secret",
+                                  memx_backend_get_key_secret,
+                                  memx_backend_set_key_secret);
+    object_class_property_set_description(oc, "key-secret",
+        "Id of a secret object with the servers' key");
+}
+
+/* --- the object -------------------------------------------------------- */
+
+static void memx_backend_instance_init(Object *obj)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+    MemxOptions defaults = MEMX_OPTIONS_INIT;
+
+    /* The parent's defaults come from the machine: on, mostly. */
+    MEMORY_BACKEND(b)->merge = false;
+    MEMORY_BACKEND(b)->dump = false;
+    b->chunk_bytes = defaults.chunk_bytes;
+    b->server_timeout_s = defaults.server_timeout_ms / 1000;
+    b->keep_copies = ON_OFF_AUTO_AUTO;
+}
+
+static void memx_backend_instance_finalize(Object *obj)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+
+    assert(!b->region);
+    qapi_free_strList(b->servers);
+    g_free(b->key_secret);
+    g_free(b->id);
+}
+
+static void memx_backend_class_init(ObjectClass *oc, MemxClassData *data)
+{
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
+
+    MEMORY_BACKEND_CLASS(oc)->alloc = memx_backend_alloc;
+    parent_complete = ucc->complete;
+    ucc->complete = memx_backend_complete;
+    memx_backend_class_properties(oc);
+}
+
+static const TypeInfo memx_backend_info = {
+    .name = TYPE_MEMORY_BACKEND_MEMX,
+    .parent = TYPE_MEMORY_BACKEND,
+    .instance_init = memx_backend_instance_init,
+    .instance_finalize = memx_backend_instance_finalize,
+    .class_init = memx_backend_class_init,
+    .instance_size = sizeof(MemxBackend),
+};
+
+static void register_types(void)
+{
+    type_register_static(&memx_backend_info);
+    memx_hmp_init();
+}
+
+type_init(register_types);

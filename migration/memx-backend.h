@@ -1,0 +1,67 @@
+/*
+ * memory-backend-memx, as the files of this folder see it.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef MEMX_BACKEND_H
+#define MEMX_BACKEND_H
+
+#include <memx.h>
+#include "exec/ramlist.h"
+#include "qapi/qapi-types-common.h"
+#include "qemu/lockable.h"
+#include "qemu/queue.h"
+#include "qemu/thread.h"
+#include "qom/object.h"
+#include "system/hostmem.h"
+
+#define TYPE_MEMORY_BACKEND_MEMX "memory-backend-memx"
+
+OBJECT_DECLARE_SIMPLE_TYPE(MemxBackend, MEMORY_BACKEND_MEMX)
+
+struct MemxBackend {
+    HostMemoryBackend parent_obj;
+
+    /* Options; constant while the region exists, except local_bytes. */
+    uint64_t local_bytes;
+    uint64_t chunk_bytes;
+    strList *servers;
+    OnOffAuto keep_copies;
+    uint32_t server_timeout_s;
+    char *key_secret;
+
+    /* From complete() until the RAM block goes; changed under the BQL. */
+    char *id;
+    MemxRegion *region;
+    RAMBlockNotifier ram_notifier;
+
+    /* Protected by memx_backends_lock. */
+    bool stalled;               /* between MEMX_STALLED and MEMX_RESUMED */
+    bool broken;                /* after MEMX_BUG */
+    QTAILQ_ENTRY(MemxBackend) next;
+};
+
+/*
+ * All backends that have a region.
+ *
+ * The lock is held for moments only, so that query-memx answers while threads
+ * wait for pages: whoever holds it touches no guest memory, waits for nobody
+ * and takes no other lock of QEMU's.  It keeps the regions on the list alive,
+ * but not what they do: events go on while it is held.
+ */
+typedef QTAILQ_HEAD(MemxBackendList, MemxBackend) MemxBackendList;
+extern MemxBackendList memx_backends;
+extern QemuMutex memx_backends_lock;
+
+/* memx-events.c */
+MemxEventFunc memx_backend_event;
+void memx_events_init(void);
+
+/* memx-hooks.c */
+void memx_hooks_init(void);
+bool memx_backend_check(MemxBackend *backend, Error **errp);
+
+/* memx-hmp.c */
+void memx_hmp_init(void);
+
+#endif
