@@ -2,7 +2,6 @@
 /*
  * userfaultfd: thin, exact wrappers of what the pager uses. See uffd.h.
  */
-#define _GNU_SOURCE
 #include "uffd.h"
 
 #include <errno.h>
