@@ -21,7 +21,8 @@
  * neither.
  *
  * With --disk some pages are also written to a block device with O_DIRECT,
- * cleared, and read back: the device then writes to memory by DMA.
+ * cleared, and read back: the device then reads and writes memory by DMA,
+ * and is the first to do so since the page was visited last.
  *
  * SIGTERM ends the visits early; the comparison at the end is still made.
  */
@@ -44,9 +45,6 @@
 
 enum { PAGE_BYTES = 4096, PAGE_WORDS = PAGE_BYTES / 8, MAX_THREADS = 64 };
 
-/* One page in so many visits goes through the disk. */
-enum { DISK_EVERY = 64 };
-
 typedef uint64_t Page[PAGE_WORDS];
 
 typedef struct Options {
@@ -60,6 +58,7 @@ typedef struct Options {
     bool sequential;
     uint64_t seed;
     const char *disk;
+    unsigned disk_percent;  /* of visits that begin with the disk */
 } Options;
 
 typedef struct Worker {
@@ -74,7 +73,7 @@ typedef struct Worker {
 /* Constant once the workers run. */
 static Options opt = {
     .percent = 50, .threads = 2, .rounds = 1, .write_percent = 30,
-    .seed = 1,
+    .seed = 1, .disk_percent = 2,
 };
 static Page *pages;
 static uint64_t page_count;
@@ -265,15 +264,16 @@ static bool visit_pages(Worker *w, double deadline)
             (opt.seconds && visit % 16 == 0 && now_s() > deadline)) {
             break;
         }
+        if (disk_fd >= 0 && next_random(&w->random) % 100 <
+                            opt.disk_percent) {
+            send_through_disk(w, page);
+        }
         if (atomic_load(&found_mismatch) || !check_page(w, page)) {
             return false;
         }
         if (next_random(&w->random) % 100 < opt.write_percent) {
             page_write(&pages[page], page, ++generation[page]);
             w->rewritten++;
-        }
-        if (disk_fd >= 0 && next_random(&w->random) % DISK_EVERY == 0) {
-            send_through_disk(w, page);
         }
     }
     return true;
@@ -365,6 +365,7 @@ static void parse_options(int argc, char **argv)
         { "sequential", no_argument, NULL, 'q' },
         { "seed", required_argument, NULL, 'e' },
         { "disk", required_argument, NULL, 'd' },
+        { "disk-percent", required_argument, NULL, 'D' },
         { NULL, 0, NULL, 0 },
     };
     int c, index;
@@ -386,6 +387,7 @@ static void parse_options(int argc, char **argv)
         case 'q': opt.sequential = true; break;
         case 'e': opt.seed = parse(name, optarg, 0, UINT64_MAX); break;
         case 'd': opt.disk = optarg; break;
+        case 'D': opt.disk_percent = parse(name, optarg, 0, 100); break;
         default: exit(2);
         }
     }

@@ -113,7 +113,7 @@ class Test:
         self.cleanup(cgroup.remove)
         return cgroup
 
-    def disk(self, size="64M", name="disk"):
+    def disk(self, size="64M", name="disk", aio="threads"):
         """An empty raw image; returns -drive and -device arguments."""
         path = self.log_path(f"{name}.img")
         with open(path, "wb") as image:
@@ -121,7 +121,7 @@ class Test:
                            * int(size[:-1]))
         self.cleanup(os.unlink, path)
         return ["-drive", f"if=none,id={name},file={path},format=raw,"
-                          "cache=none,aio=threads",
+                          f"cache=none,aio={aio}",
                 "-device", f"virtio-blk-pci,drive={name}"]
 
     def run_qemu(self, *args, seconds=20):

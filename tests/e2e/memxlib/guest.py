@@ -49,6 +49,41 @@ class Job:
         return self.output()
 
 
+class Load:
+    """memverify, running until finish(): reads and rewrites memory at
+    random, and knows what must be there."""
+
+    def __init__(self, guest, options):
+        self._guest = guest
+        self.job = guest.start(f"memverify --seconds 3600 {options}")
+        self.job.wait_line("^phase visit", 120)
+
+    def _visits(self):
+        return [int(m.group(1)) for m in
+                (re.search(r"^progress .* checked=(\d+)", line)
+                 for line in list(self.job.lines)) if m]
+
+    def wait_progress(self, seconds=60):
+        """Waits until pages were visited that had not been when called."""
+        seen = len(self._visits())
+
+        def look():
+            if not self.job.running:
+                raise Failure(f"memverify ended:\n{self.job.output()}")
+            new = self._visits()[seen:]
+            return new and new[-1] > new[0]
+        self._guest.wait_for("memverify gets on", look, seconds)
+
+    def check_no_mismatch(self):
+        if "MISMATCH" in self.job.output():
+            raise Failure(self.job.output())
+
+    def finish(self, seconds=120):
+        """Lets it compare every page once more, to its successful end."""
+        self._guest.run("killall memverify")
+        return self.job.wait(seconds)
+
+
 class Guest:
     def __init__(self, path, log, alive=lambda: True):
         self._log = log
@@ -112,6 +147,13 @@ class Guest:
         self.wait_for("the guest boots",
                       lambda: not self._jobs[0].running, seconds)
 
+    def rebooted(self, reset, seconds=90):
+        """Calls reset() and waits for the guest to be up again."""
+        with self._changed:
+            self._jobs = {0: Job(self, "boot")}
+        reset()
+        self.wait_boot(seconds)
+
     def start(self, command):
         """Starts a command and returns its Job."""
         with self._changed:
@@ -124,6 +166,9 @@ class Guest:
     def run(self, command, seconds=60):
         """Runs a command to its successful end; returns its output."""
         return self.start(command).wait(seconds)
+
+    def load(self, options="--percent 70"):
+        return Load(self, options)
 
     def is_alive(self, seconds=20):
         self.run("true", seconds)

@@ -184,6 +184,13 @@ class Memserver:
     def spaces(self):
         return self.status()["spaces"]
 
+    def orphans(self):
+        return [space for space in self.spaces()
+                if space["state"] == "orphaned"]
+
+    def held_bytes(self):
+        return sum(space["held_bytes"] for space in self.spaces())
+
     def wait_spaces(self, what, predicate, seconds=20):
         """Waits until predicate(list of spaces) is true; returns the list."""
         def look():

@@ -79,6 +79,10 @@ class Vm:
 
     # --- what QEMU says
 
+    def check_never_stopped(self):
+        for event in ("STOP", "MEMX_STALLED", "MEMX_BUG"):
+            check(not self.qmp.events(event), f"the VM had an event {event}")
+
     def status(self):
         return self.qmp.command("query-status")["status"]
 
@@ -96,6 +100,10 @@ class Vm:
                 return backend
         check(False, f"query-memx does not list {name}")
         return None
+
+    def wait_backend(self, what, predicate, seconds=30, name="pc.ram"):
+        """Waits until predicate(what query-memx says of a backend)."""
+        wait_until(what, lambda: predicate(self.backend(name)), seconds)
 
     def set_local_size(self, size, backend="pc.ram"):
         self.qmp.command("qom-set", path=f"/objects/{backend}",

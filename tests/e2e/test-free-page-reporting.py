@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Memory that the guest reports as free is given back on the servers too."""
+
+from memxlib import e2e
+from memxlib.wait import check, wait_until
+
+
+def test(t):
+    servers = t.memservers(2)
+    vm = t.vm(size="384M", local="96M", servers=servers,
+              balloon=",free-page-reporting=on")
+
+    def held():
+        return sum(server.held_bytes() for server in servers)
+    vm.guest.run("memverify --percent 75 --rounds 1", 120)
+    before = vm.backend()
+    # What ended is free now; the guest reports it bit by bit.
+    vm.wait_backend("half of it was never written", lambda b:
+                    b["never-written"] > 192 << 20, 60)
+    wait_until("the servers hold less than 64 MiB",
+               lambda: held() < 64 << 20, 30)
+    t.say(f"never written: {before['never-written'] >> 20} MiB, then "
+          f"{vm.backend()['never-written'] >> 20} MiB")
+    check(vm.backend()["paging"]["discarded"] > 0, "nothing was discarded")
+    load = vm.guest.load()
+    load.wait_progress()
+    load.finish()
+
+
+e2e.main(test)
