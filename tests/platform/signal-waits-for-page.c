@@ -2,6 +2,8 @@
 /*
  * A signal is not delivered while a system call waits for a page: the handler
  * runs after the page came. So nobody may wait for such a thread to answer.
+ * Instead of sleeping on, the thread faults again and again until then (seen
+ * on 6.18): one page may cause any number of messages.
  */
 #include "platform.h"
 
