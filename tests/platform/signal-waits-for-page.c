@@ -44,7 +44,8 @@ int main(void)
         again += memx_uffd_read(fd, msgs, 64);
     }
     check(!handled && !t.done, "the signal came through");
-    printf("state %c, %ld more messages in 100 ms\n", thread_state(t.tid), again);
+    printf("state %c, %ld more messages in 100 ms\n", thread_state(t.tid),
+           again);
     expect(memx_uffd_copy(fd, guest, page, PAGE, 0), PAGE);
     thread_join(&t);
     expect(t.result, 100);
