@@ -1,0 +1,172 @@
+/*
+ * The books: what several of a region's threads do to the shared tables.
+ * All of it under the region's lock, unless it says otherwise.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include "region.h"
+#include "uffd.h"
+
+void memx_set_group_locked(MemxRegion *r, uint64_t group, uint64_t present,
+                           uint64_t stored)
+{
+    MemxPageTable *t = &r->table;
+    uint32_t c = memx_chunk_of_group(t, group);
+    uint64_t old_present = t->present[group];
+    uint64_t old_stored = t->stored[group];
+    unsigned server = t->chunk[c].server;
+
+    t->n_present += memx_mask_pages(present) - memx_mask_pages(old_present);
+    t->n_stored += memx_mask_pages(stored) - memx_mask_pages(old_stored);
+    if (server != MEMX_SERVER_NONE) {
+        MemxServer *s = &r->server[server];
+
+        s->remote_pages += memx_mask_pages(stored & ~present) -
+                           memx_mask_pages(old_stored & ~old_present);
+        s->kept_pages += memx_mask_pages(stored & present) -
+                         memx_mask_pages(old_stored & old_present);
+    }
+    t->present[group] = present;
+    t->stored[group] = stored;
+    if (!old_present && present) {
+        memx_history_list(&r->history, c);
+    } else if (old_present && !present && !memx_chunk_present_pages(t, c)) {
+        memx_history_unlist(&r->history, c);
+    }
+}
+
+void memx_watermarks_locked(MemxRegion *r)
+{
+    uint64_t low = r->limit / 64;
+
+    low = CLAMP(low, 2 * MEMX_GROUP_PAGES, 32 * MEMX_GROUP_PAGES);
+    r->low = low;
+    r->high = 2 * low;
+}
+
+bool memx_budget_take_locked(MemxRegion *r, uint64_t n)
+{
+    bool ok = r->held + n <= r->limit;
+
+    if (ok) {
+        r->held += n;
+    }
+    if (memx_free_pages(r) < r->low) {
+        memx_worker_ring(&r->store);
+    }
+    return ok;
+}
+
+void memx_budget_give_locked(MemxRegion *r, uint64_t n)
+{
+    g_assert(r->held >= n);
+    r->held -= n;
+}
+
+void memx_starve_locked(MemxRegion *r)
+{
+    if (!r->starved) {
+        r->starved = true;
+        r->count.starved++;
+    }
+    if (!r->starved_since_ns) {
+        r->starved_since_ns = memx_now_ns();
+    }
+    memx_worker_ring(&r->store);
+}
+
+bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk)
+{
+    MemxChunk *c = &r->table.chunk[chunk];
+    bool wanted = c->flags & MEMX_CHUNK_WANTED;
+
+    c->flags &= ~(MEMX_CHUNK_EXCLUSIVE | MEMX_CHUNK_WANTED);
+    g_cond_broadcast(&r->changed);
+    return wanted;
+}
+
+void memx_installing_end_locked(MemxRegion *r, uint32_t chunk)
+{
+    MemxChunk *c = &r->table.chunk[chunk];
+
+    g_assert(c->installing > 0);
+    if (!--c->installing) {
+        g_cond_broadcast(&r->changed);
+    }
+}
+
+void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask)
+{
+    MemxPageTable *t = &r->table;
+    uint32_t c = memx_chunk_of_group(t, group);
+    MemxServer *s = &r->server[t->chunk[c].server];
+    bool keep = r->keep_copies == MEMX_KEEP_COPIES_ON ||
+                (r->keep_copies == MEMX_KEEP_COPIES_AUTO &&
+                 s->free_pages > s->capacity_pages / 16);
+
+    memx_set_group_locked(r, group, t->present[group] | mask,
+                          t->stored[group] & ~(keep ? 0 : mask));
+    if (!keep) {
+        memx_trim_set(t, c);
+        if (t->n_trim >= 16) {
+            memx_worker_ring(&r->store);
+        }
+    }
+}
+
+/*
+ * A server may hold so many chunks as its part of the reservation stands for:
+ * then, whatever is evicted, pages that must leave always find a chunk whose
+ * server still has reserved room (docs/architecture.md, "Placement").
+ */
+int memx_place_locked(MemxRegion *r, uint32_t chunk)
+{
+    int best = -1;
+    uint64_t best_cost = UINT64_MAX;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+        uint64_t cost;
+
+        if (!memx_server_stores(s) || s->n_chunks >= s->chunk_quota) {
+            continue;
+        }
+        cost = (uint64_t)s->n_chunks * 1000 / s->chunk_quota +
+               4 * s->lane[MEMX_LANE_ORDERED].in_flight +
+               s->load_permille / 10 +
+               (s->health == MEMX_SERVER_STALLED ? 100000 : 0);
+        if (cost < best_cost) {
+            best_cost = cost;
+            best = i;
+        }
+    }
+    if (best >= 0 && chunk != MEMX_CHUNK_NONE) {
+        r->table.chunk[chunk].server = best;
+        r->server[best].n_chunks++;
+    }
+    return best;
+}
+
+void memx_event_post_locked(MemxRegion *r, MemxEventType type, int server)
+{
+    unsigned at = (r->queue_head + r->queue_n) % MEMX_EVENT_QUEUE;
+
+    if (r->queue_n < MEMX_EVENT_QUEUE) {
+        r->queue[at] = (MemxQueuedEvent) { type, server };
+        r->queue_n++;
+        memx_worker_ring(&r->session);
+    }
+}
+
+void memx_wake_chunk(MemxRegion *r, uint32_t chunk)
+{
+    uint64_t start = (uint64_t)chunk * r->chunk_bytes;
+    uint64_t end = MIN(start + r->chunk_bytes, r->size_bytes);
+
+    memx_uffd_wake(r->uffd, r->base + start, end - start);
+}
+
+void memx_wake_all(MemxRegion *r)
+{
+    memx_uffd_wake(r->uffd, r->base, r->size_bytes);
+}

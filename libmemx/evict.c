@@ -1,0 +1,301 @@
+/*
+ * Eviction: pages leave the guest, into staging, and end there.
+ *
+ * Theory of operation
+ *
+ * UFFDIO_MOVE takes a group's local pages out, atomically with respect to
+ * vCPUs; pages that are pinned for DMA are refused and stay.  While it runs,
+ * the chunk is exclusive.  From then on a page in the slot is final: it can
+ * be hashed, compared, sent, and sent again after a lost connection.  A fault
+ * copies it back at any time; it is then present as well as staged, and what
+ * is in the slot doesn't matter any more.  A discard takes it out of `staged`.
+ *
+ * A slot ends when its server acknowledged the pages (memx_evict_finish), or
+ * when they are moved back (memx_evict_undo).
+ *
+ * Runs on the store thread.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <string.h>
+#include <sys/mman.h>
+#include "evict.h"
+#include "uffd.h"
+
+#define VICTIMS_LOOKED_AT 64
+#define FRAMES_KEPT_NS 100000000ull
+
+/* Gives the frames of a slot that this thread owns back to the system. */
+static uint64_t drop_frames(MemxRegion *r, MemxSlot *slot)
+{
+    uint64_t n = memx_mask_pages(slot->frames);
+
+    if (n) {
+        madvise(slot->base, MEMX_GROUP_BYTES, MADV_DONTNEED);
+        g_mutex_lock(&r->lock);
+        slot->frames = 0;
+        memx_budget_give_locked(r, n);
+        g_mutex_unlock(&r->lock);
+    }
+    return n;
+}
+
+/* Can pages of this chunk leave now? */
+static bool evictable(MemxRegion *r, uint32_t c)
+{
+    MemxChunk *chunk = &r->table.chunk[c];
+
+    if (chunk->fetching || chunk->installing || memx_chunk_exclusive(chunk)) {
+        return false;
+    }
+    if (chunk->server == MEMX_SERVER_NONE) {
+        return memx_place_locked(r, MEMX_CHUNK_NONE) >= 0;
+    }
+    return memx_server_stores(&r->server[chunk->server]);
+}
+
+/* A group of the chunk with pages to take and no slot in use; or -1. */
+static int64_t group_of(MemxRegion *r, uint32_t c)
+{
+    uint64_t end = memx_group_end(&r->table, c);
+
+    for (uint64_t g = memx_group_of_chunk(&r->table, c); g < end; g++) {
+        if (r->table.present[g] &&
+            !memx_staging_find(&r->staging, g, true) &&
+            !memx_staging_find(&r->staging, g, false)) {
+            return g;
+        }
+    }
+    return -1;
+}
+
+static MemxSlot *choose(MemxRegion *r)
+{
+    uint32_t c = memx_history_victim(&r->history);
+    MemxSlot *slot = NULL;
+
+    for (unsigned i = 0; i < VICTIMS_LOOKED_AT && c != MEMX_CHUNK_NONE; i++) {
+        int64_t g = evictable(r, c) ? group_of(r, c) : -1;
+
+        if (g >= 0) {
+            slot = memx_staging_take(&r->staging, g, true);
+            if (slot) {
+                r->table.chunk[c].flags |= MEMX_CHUNK_EXCLUSIVE;
+                r->table.chunk[c].evicted_at = r->history.period;
+            }
+            break;
+        }
+        c = memx_history_after(&r->history, c);
+    }
+    return slot;
+}
+
+/* Moves the pages of @mask from @src to @dst (groups); returns those that
+ * went. */
+static uint64_t move_pages(MemxRegion *r, uint8_t *dst, uint8_t *src,
+                           uint64_t mask, unsigned flags)
+{
+    unsigned at = mask ? __builtin_ctzll(mask) : 0;
+    unsigned end = mask ? 64 - __builtin_clzll(mask) : 0;
+    uint64_t moved = 0;
+
+    while (at < end) {
+        uint64_t offset = (uint64_t)at * MEMX_PAGE_BYTES;
+        ssize_t done = memx_uffd_move(r->uffd, dst + offset, src + offset,
+                                      (end - at) * MEMX_PAGE_BYTES,
+                                      MEMX_MOVE_ALLOW_HOLES | flags);
+
+        if (done > 0) {
+            moved |= memx_run_mask(at, done / MEMX_PAGE_BYTES) & mask;
+            at += done / MEMX_PAGE_BYTES;
+        } else {
+            at++; /* pinned or busy: it stays */
+        }
+    }
+    return moved;
+}
+
+MemxSlot *memx_evict_take(MemxRegion *r)
+{
+    uint64_t mask, moved, g;
+    MemxSlot *slot;
+    uint32_t c;
+    bool wanted;
+
+    g_mutex_lock(&r->lock);
+    slot = choose(r);
+    g_mutex_unlock(&r->lock);
+    if (!slot) {
+        return NULL;
+    }
+    drop_frames(r, slot); /* MOVE needs the slot empty */
+    g = slot->group;
+    c = memx_chunk_of_group(&r->table, g);
+    mask = r->table.present[g]; /* ours: the chunk is exclusive */
+    moved = move_pages(r, slot->base, memx_group_hva(r, g), mask,
+                       MEMX_MOVE_DONTWAKE);
+
+    g_mutex_lock(&r->lock);
+    memx_set_group_locked(r, g, mask & ~moved, r->table.stored[g]);
+    slot->staged = slot->frames = moved;
+    slot->state = MEMX_SLOT_STAGED;
+    r->count.evicted += memx_mask_pages(moved);
+    r->count.busy += memx_mask_pages(mask & ~moved);
+    if (mask & ~moved) {
+        memx_history_touch(&r->history, c); /* in use: another one first */
+    }
+    wanted = memx_exclusive_end_locked(r, c);
+    g_mutex_unlock(&r->lock);
+    if (wanted) {
+        memx_wake_chunk(r, c);
+    }
+    return slot;
+}
+
+void memx_evict_prepare(MemxRegion *r, MemxSlot *slot)
+{
+    slot->zero = slot->hashed = slot->same = 0;
+    slot->asked = slot->sending = slot->sent = 0;
+    for (uint64_t m = slot->frames; m; m &= m - 1) {
+        unsigned i = __builtin_ctzll(m);
+        uint8_t *page = slot->base + i * MEMX_PAGE_BYTES;
+
+        if (memx_page_is_zero(page)) {
+            slot->zero |= 1ull << i;
+        } else if (r->keep_copies != MEMX_KEEP_COPIES_OFF &&
+                   memx_page_hash(r->hash, page,
+                                  slot->hash + i * MEMX_HASH_BYTES)) {
+            slot->hashed |= 1ull << i;
+        } else {
+            memset(slot->hash + i * MEMX_HASH_BYTES, 0, MEMX_HASH_BYTES);
+        }
+    }
+    slot->prepared = true;
+}
+
+static void release(MemxRegion *r, MemxSlot *slot)
+{
+    bool keep;
+
+    g_mutex_lock(&r->lock);
+    if (slot->users) {
+        slot->state = MEMX_SLOT_DONE;
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    /* Frames are worth keeping only while prefetch receives into them. */
+    keep = !r->starved && r->held <= r->limit &&
+           memx_now_ns() - r->fetch_used_ns < FRAMES_KEPT_NS;
+    g_mutex_unlock(&r->lock);
+    if (!keep) {
+        drop_frames(r, slot);
+    }
+    g_mutex_lock(&r->lock);
+    memx_staging_put(&r->staging, slot);
+    if (r->prefetch_n) {
+        memx_worker_ring(&r->fetch);
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+void memx_evict_finish(MemxRegion *r, MemxSlot *slot)
+{
+    MemxPageTable *t = &r->table;
+    uint64_t g = slot->group;
+    uint32_t c = memx_chunk_of_group(t, g);
+    uint64_t gone, present, stored, on_server;
+
+    g_mutex_lock(&r->lock);
+    if (slot->state == MEMX_SLOT_DONE) {
+        g_mutex_unlock(&r->lock);
+        release(r, slot);
+        return;
+    }
+    present = t->present[g];
+    stored = t->stored[g];
+    on_server = (slot->sending | slot->same) & slot->staged;
+    gone = slot->zero & slot->staged;
+    if (r->keep_copies == MEMX_KEEP_COPIES_OFF) {
+        gone |= on_server & present; /* came back meanwhile */
+    }
+    /* What a server holds in vain: zero pages, discarded ones. */
+    if ((gone & stored) | (slot->sent & ~(on_server & ~gone))) {
+        memx_trim_set(t, c);
+    }
+    memx_set_group_locked(r, g, present, (stored | on_server) & ~gone);
+    r->count.zero += memx_mask_pages(slot->zero & slot->staged);
+    r->count.unchanged += memx_mask_pages(slot->same & slot->staged);
+    slot->staged = 0;
+    g_mutex_unlock(&r->lock);
+    release(r, slot);
+}
+
+bool memx_evict_undo(MemxRegion *r, MemxSlot *slot)
+{
+    MemxPageTable *t = &r->table;
+    uint64_t g = slot->group;
+    uint32_t c = memx_chunk_of_group(t, g);
+    MemxChunk *chunk = &t->chunk[c];
+    uint64_t mask, moved;
+    bool wanted, done;
+
+    g_mutex_lock(&r->lock);
+    if (slot->users || chunk->installing || memx_chunk_exclusive(chunk)) {
+        g_mutex_unlock(&r->lock);
+        return false;
+    }
+    chunk->flags |= MEMX_CHUNK_EXCLUSIVE;
+    mask = slot->staged & ~t->present[g];
+    g_mutex_unlock(&r->lock);
+
+    moved = move_pages(r, memx_group_hva(r, g), slot->base, mask, 0);
+
+    g_mutex_lock(&r->lock);
+    slot->frames &= ~moved;
+    slot->staged &= ~moved;
+    memx_set_group_locked(r, g, t->present[g] | moved, t->stored[g]);
+    /* A store whose answer was lost may have left pages on the server. */
+    if (chunk->server != MEMX_SERVER_NONE && slot->sent) {
+        memx_trim_set(t, c);
+    }
+    done = !(slot->staged & ~t->present[g]);
+    if (done) {
+        slot->staged = 0;
+    }
+    wanted = memx_exclusive_end_locked(r, c);
+    memx_history_touch(&r->history, c);
+    g_mutex_unlock(&r->lock);
+    if (wanted || moved) {
+        memx_wake_chunk(r, c);
+    }
+    if (done) {
+        release(r, slot);
+    }
+    return done;
+}
+
+uint64_t memx_evict_free_frames(MemxRegion *r, bool all)
+{
+    uint64_t now = memx_now_ns();
+    uint64_t freed = 0;
+
+    for (unsigned i = 0; i < r->staging.n_slots; i++) {
+        MemxSlot *slot = &r->staging.slot[i];
+        bool take;
+
+        g_mutex_lock(&r->lock);
+        take = slot->state == MEMX_SLOT_FREE && slot->frames &&
+               (all || now - r->fetch_used_ns > FRAMES_KEPT_NS);
+        if (take) {
+            memx_staging_take_slot(&r->staging, slot);
+        }
+        g_mutex_unlock(&r->lock);
+        if (take) {
+            freed += drop_frames(r, slot);
+            g_mutex_lock(&r->lock);
+            memx_staging_put_slot(&r->staging, slot);
+            g_mutex_unlock(&r->lock);
+        }
+    }
+    return freed;
+}

@@ -1,0 +1,222 @@
+/*
+ * A server's link thread: connections that last.
+ *
+ * Theory of operation
+ *
+ * It sleeps until a lane's owner says that the lane is down (or half a second
+ * is over: health), connects it anew, and leaves the channel for the owner.
+ * It tries at once, then with growing pauses, up to a second.
+ *
+ * "Came back" and "came back empty" differ: a server that is itself again
+ * opens the space; one that doesn't know the space has lost it.  Then every
+ * mark "has a copy" is void.  If no page was there alone, the space is made
+ * anew and nothing is lost; otherwise the server stays EMPTY, those pages are
+ * awaited, and opening is tried again, for the case that somebody brings the
+ * pages back.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <string.h>
+#include "region.h"
+
+#define HEALTH_MS 500
+#define RETRY_MIN_MS 50
+#define RETRY_MAX_MS 1000
+#define CONNECT_MS 5000
+#define VOID_SLICE_GROUPS 4096
+
+/* Voids the copies that a server kept; returns the pages lost with it. */
+static uint64_t void_copies(MemxRegion *r, MemxServer *s)
+{
+    MemxPageTable *t = &r->table;
+    uint64_t lost = 0;
+
+    for (uint64_t from = 0; from < t->n_groups; from += VOID_SLICE_GROUPS) {
+        uint64_t end = MIN(from + VOID_SLICE_GROUPS, t->n_groups);
+
+        g_mutex_lock(&r->lock);
+        for (uint64_t g = from; g < end; g++) {
+            MemxSlot *slot;
+            uint64_t here;
+
+            if (!t->stored[g] ||
+                t->chunk[memx_chunk_of_group(t, g)].server != s->index) {
+                continue;
+            }
+            slot = memx_staging_find(&r->staging, g, true);
+            here = t->present[g] | (slot ? slot->staged : 0);
+            memx_set_group_locked(r, g, t->present[g],
+                                  t->stored[g] & ~here);
+            lost += memx_mask_pages(t->stored[g]);
+        }
+        g_mutex_unlock(&r->lock);
+    }
+    return lost;
+}
+
+/* The space is gone.  True: nothing is lost, it may be made anew. */
+static bool came_back_empty(MemxRegion *r, MemxServer *s)
+{
+    uint64_t lost = void_copies(r, s);
+
+    g_mutex_lock(&r->lock);
+    if (lost && s->health != MEMX_SERVER_EMPTY) {
+        s->health = MEMX_SERVER_EMPTY;
+        memx_event_post_locked(r, MEMX_EVENT_SERVER_EMPTY, s->index);
+    }
+    g_mutex_unlock(&r->lock);
+    return !lost;
+}
+
+static MemxChannel *connect_lane(MemxRegion *r, MemxServer *s, MemxLane lane,
+                                 MemxPeerInfo *info)
+{
+    MemxOpen open = s->open;
+    MemxChannel *channel;
+
+    open.lane = lane;
+    open.flags = 0;
+    channel = memx_peer_connect(s->peer, &open, CONNECT_MS, s->link.wake_fd,
+                                info, NULL);
+    if (!channel && info->protocol_error == MEMX_ERR_NO_SPACE &&
+        lane == MEMX_LANE_ORDERED && came_back_empty(r, s)) {
+        open.flags = MEMX_OPEN_CREATE;
+        g_mutex_lock(&r->lock);
+        open.reserve_pages = s->reserved_pages;
+        g_mutex_unlock(&r->lock);
+        channel = memx_peer_connect(s->peer, &open, CONNECT_MS,
+                                    s->link.wake_fd, info, NULL);
+    }
+    return channel;
+}
+
+static MemxWorker *owner(MemxRegion *r, MemxLane lane)
+{
+    return lane == MEMX_LANE_ORDERED ? &r->store
+           : lane == MEMX_LANE_FAULT ? &r->faults : &r->fetch;
+}
+
+/* Connects what is down.  False: something still is. */
+static bool connect_lanes(MemxRegion *r, MemxServer *s)
+{
+    for (unsigned lane = MEMX_LANE_ORDERED; lane <= MEMX_LANE_FETCH; lane++) {
+        MemxPeerInfo info = { 0 };
+        MemxChannel *channel;
+        bool down;
+
+        g_mutex_lock(&r->lock);
+        down = !s->lane[lane].up && !s->lane[lane].incoming;
+        g_mutex_unlock(&r->lock);
+        if (!down) {
+            continue;
+        }
+        if (memx_stopping(r)) {
+            return false;
+        }
+        channel = connect_lane(r, s, lane, &info);
+        if (!channel) {
+            return false;
+        }
+        g_mutex_lock(&r->lock);
+        memcpy(s->instance, info.instance, sizeof(s->instance));
+        s->free_pages = info.free_pages;
+        s->capacity_pages = info.capacity_pages;
+        s->lane[lane].incoming = channel;
+        g_mutex_unlock(&r->lock);
+        memx_worker_ring(owner(r, lane));
+    }
+    return true;
+}
+
+static bool all_up_locked(MemxServer *s)
+{
+    for (unsigned lane = MEMX_LANE_ORDERED; lane <= MEMX_LANE_FETCH; lane++) {
+        if (!s->lane[lane].up && !s->lane[lane].incoming) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool silent_locked(MemxServer *s, uint64_t now)
+{
+    for (unsigned lane = MEMX_LANE_ORDERED; lane <= MEMX_LANE_FETCH; lane++) {
+        MemxLaneState *l = &s->lane[lane];
+
+        if (l->in_flight && now - l->progress_ns > MEMX_STALL_NS &&
+            now > l->progress_ns) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Sets the health, and says so. */
+static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
+{
+    MemxServerHealth health;
+
+    g_mutex_lock(&r->lock);
+    if (!all_up_locked(s)) {
+        health = s->health == MEMX_SERVER_EMPTY ? MEMX_SERVER_EMPTY
+                                                : MEMX_SERVER_DOWN;
+    } else if (silent_locked(s, memx_now_ns())) {
+        health = MEMX_SERVER_STALLED;
+    } else if (s->health == MEMX_SERVER_EMPTY && !reconnected) {
+        health = MEMX_SERVER_EMPTY; /* it refused a page it should have */
+    } else {
+        health = MEMX_SERVER_UP;
+    }
+    s->health = health;
+    if (health == MEMX_SERVER_UP && s->lost) {
+        s->lost = false;
+        memx_event_post_locked(r, MEMX_EVENT_SERVER_BACK, s->index);
+    } else if (health != MEMX_SERVER_UP && !s->lost) {
+        s->lost = true;
+        memx_event_post_locked(r, MEMX_EVENT_SERVER_LOST, s->index);
+    }
+    g_mutex_unlock(&r->lock);
+    if (reconnected) {
+        memx_worker_ring(&r->store);
+        memx_worker_ring(&r->faults);
+    }
+}
+
+void *memx_link_thread(void *opaque)
+{
+    g_autofree MemxLinkArgs *args = opaque;
+    MemxRegion *r = args->region;
+    MemxServer *s = args->server;
+    unsigned retry_ms = RETRY_MIN_MS;
+
+    while (!memx_stopping(r)) {
+        struct pollfd pfd = { .fd = s->link.wake_fd, .events = POLLIN };
+        bool down, ok = true;
+
+        g_mutex_lock(&r->lock);
+        down = !all_up_locked(s);
+        g_mutex_unlock(&r->lock);
+        if (down) {
+            judge(r, s, false);
+            memx_worker_silence(&s->link);
+            ok = connect_lanes(r, s);
+            if (ok) {
+                g_mutex_lock(&r->lock);
+                s->reconnects++;
+                g_mutex_unlock(&r->lock);
+            }
+        }
+        judge(r, s, down && ok);
+        if (ok) {
+            retry_ms = RETRY_MIN_MS;
+            poll(&pfd, 1, HEALTH_MS);
+        } else {
+            poll(&pfd, 1, retry_ms);
+            retry_ms = MIN(2 * retry_ms, RETRY_MAX_MS);
+        }
+        if (pfd.revents) {
+            memx_worker_silence(&s->link);
+        }
+    }
+    return NULL;
+}

@@ -1,0 +1,526 @@
+/*
+ * The fault thread.
+ *
+ * Theory of operation
+ *
+ * It waits for messages of the userfaultfd and for answers on the servers'
+ * FAULT lanes, and takes the answers first.  Per message, under the lock:
+ *
+ *   chunk exclusive     leave it: woken at the end of that, faults again
+ *   page present        somebody installed it since: wake.  If the kernel says
+ *                       that it isn't mapped, it is lost: MEMX_EVENT_BUG, and
+ *                       the thread is not woken
+ *   page staged         copy it back from staging
+ *   page stored         request it from the chunk's server
+ *   none of these       first touch: zeros, for more pages the longer the
+ *                       thread goes on in one direction
+ *
+ * Whatever lacks budget, a free request or the server is left (see region.h).
+ * Single pages are filled by COPY: it is as cheap as a 4 KiB MOVE alone, and
+ * much cheaper when other CPUs run the process, since nothing is unmapped.
+ *
+ * Fault path, all of it: no allocation, no logging, no touch of the region's
+ * memory, no lock but the region's own.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <errno.h>
+#include <sys/mman.h>
+#include "region.h"
+#include "uffd.h"
+
+#define MESSAGES 16
+
+static void wake_page(MemxRegion *r, uint64_t page)
+{
+    memx_uffd_wake(r->uffd, memx_page_hva(r, page), MEMX_PAGE_BYTES);
+}
+
+/* A fault on a page that the table calls local. */
+static void fault_present(MemxRegion *r, uint64_t page)
+{
+    bool bug = memx_page_mapped(r->pagemap_fd, memx_page_hva(r, page)) == 0;
+
+    if (bug && !r->bug) {
+        r->bug = true;
+        memx_event_post_locked(r, MEMX_EVENT_BUG, -1);
+    }
+    g_mutex_unlock(&r->lock);
+    if (!bug) {
+        wake_page(r, page);
+    }
+}
+
+static void fault_staged(MemxRegion *r, MemxSlot *slot, uint64_t page)
+{
+    uint64_t group = page / MEMX_GROUP_PAGES;
+    unsigned i = page % MEMX_GROUP_PAGES;
+    uint32_t c = memx_chunk_of_group(&r->table, group);
+    ssize_t n;
+
+    memx_history_touch(&r->history, c);
+    if (!memx_budget_take_locked(r, 1)) {
+        memx_starve_locked(r);
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    slot->users++;
+    r->table.chunk[c].installing++;
+    r->count.staged++;
+    g_mutex_unlock(&r->lock);
+
+    n = memx_uffd_copy(r->uffd, memx_page_hva(r, page),
+                       slot->base + i * MEMX_PAGE_BYTES, MEMX_PAGE_BYTES, 0);
+
+    g_mutex_lock(&r->lock);
+    if (n == MEMX_PAGE_BYTES) {
+        memx_set_group_locked(r, group, r->table.present[group] | 1ull << i,
+                              r->table.stored[group]);
+    } else {
+        memx_budget_give_locked(r, 1);
+    }
+    memx_installing_end_locked(r, c);
+    if (!--slot->users && slot->state == MEMX_SLOT_DONE) {
+        memx_worker_ring(&r->store);
+    }
+    g_mutex_unlock(&r->lock);
+    if (n != MEMX_PAGE_BYTES) {
+        wake_page(r, page);
+    }
+}
+
+/* The pages from @page on that a stream's window lets us fill now. */
+static unsigned first_touch_pages(MemxRegion *r, uint64_t page,
+                                  uint32_t window, int direction)
+{
+    uint64_t group = page / MEMX_GROUP_PAGES;
+    uint64_t taken = r->table.present[group] | r->table.stored[group] |
+                     ~memx_group_mask(&r->table, group);
+    MemxSlot *slot = memx_staging_find(&r->staging, group, true);
+    unsigned first = page % MEMX_GROUP_PAGES;
+    unsigned n = 1;
+
+    if (direction < 0 || memx_free_pages(r) < r->high) {
+        return 1;
+    }
+    if (slot) {
+        taken |= slot->staged;
+    }
+    while (n < window && first + n < MEMX_GROUP_PAGES &&
+           !(taken >> (first + n) & 1)) {
+        n++;
+    }
+    return n;
+}
+
+static void fault_first_touch(MemxRegion *r, uint64_t page)
+{
+    uint64_t group = page / MEMX_GROUP_PAGES;
+    unsigned i = page % MEMX_GROUP_PAGES;
+    uint32_t c = memx_chunk_of_group(&r->table, group);
+    uint64_t first, end, filled = 0;
+    int direction;
+    uint32_t window = memx_streams_fault(&r->streams, page, &first, &end,
+                                         &direction);
+    unsigned n = first_touch_pages(r, page, window, direction);
+    ssize_t done;
+
+    if (!memx_budget_take_locked(r, n)) {
+        memx_starve_locked(r);
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    memx_history_touch(&r->history, c);
+    r->table.chunk[c].installing++;
+    r->count.first_touch++;
+    g_mutex_unlock(&r->lock);
+
+    /* The page that is waited for first, alone. */
+    done = memx_uffd_copy(r->uffd, memx_page_hva(r, page), r->zeros,
+                          MEMX_PAGE_BYTES, 0);
+    if (done > 0) {
+        filled = 1;
+        if (n > 1) {
+            done = memx_uffd_copy(r->uffd, memx_page_hva(r, page + 1),
+                                  r->zeros, (n - 1) * MEMX_PAGE_BYTES, 0);
+            filled += done > 0 ? done / MEMX_PAGE_BYTES : 0;
+        }
+    }
+
+    g_mutex_lock(&r->lock);
+    if (filled) {
+        memx_set_group_locked(r, group, r->table.present[group] |
+                              memx_run_mask(i, filled),
+                              r->table.stored[group]);
+    }
+    memx_budget_give_locked(r, n - filled);
+    memx_installing_end_locked(r, c);
+    g_mutex_unlock(&r->lock);
+    if (!filled) {
+        wake_page(r, page);
+    }
+}
+
+/* Is a request for the page in flight? */
+static bool fault_pending(MemxRegion *r, uint64_t page)
+{
+    for (uint64_t m = r->fault_busy; m; m &= m - 1) {
+        if (r->fault_page[__builtin_ctzll(m)] == page) {
+            return true;
+        }
+    }
+    return false;
+}
+
+G_STATIC_ASSERT(MEMX_FAULTS_MAX == 64); /* fault_busy is a word */
+
+static MemxFault *fault_take(MemxRegion *r, MemxServer *s, uint64_t page,
+                             uint64_t now)
+{
+    unsigned i;
+
+    /* One server that doesn't answer must not take all requests. */
+    if (!~r->fault_busy ||
+        (r->n_servers > 1 && s->faults >= MEMX_FAULTS_MAX / 2)) {
+        return NULL;
+    }
+    i = __builtin_ctzll(~r->fault_busy);
+    r->fault_busy |= 1ull << i;
+    r->fault_page[i] = page;
+    r->fault[i].server = s->index;
+    r->fault[i].start_ns = now;
+    s->faults++;
+    return &r->fault[i];
+}
+
+static void fault_put(MemxRegion *r, MemxFault *f)
+{
+    r->fault_busy &= ~(1ull << (f - r->fault));
+    r->server[f->server].faults--;
+}
+
+/* A prefetch request for the page is about to be answered: no second one. */
+static bool coming_soon(MemxRegion *r, uint64_t group, uint64_t bit)
+{
+    MemxSlot *slot = memx_staging_find(&r->staging, group, false);
+    MemxServer *s;
+
+    if (!slot || !(slot->mask & bit)) {
+        return false;
+    }
+    s = &r->server[slot->server];
+    return s->lane[MEMX_LANE_FETCH].up &&
+           slot->sequence <= s->lane[MEMX_LANE_FETCH].completed + 2;
+}
+
+static void prefetch_range(MemxRegion *r, uint64_t first, uint64_t end,
+                           uint32_t window, int direction, uint64_t page)
+{
+    end = MIN(end, r->table.n_pages);
+    while (first < end) {
+        uint64_t group = first / MEMX_GROUP_PAGES;
+        unsigned from = first % MEMX_GROUP_PAGES;
+        uint64_t stop = MIN(end, (group + 1) * MEMX_GROUP_PAGES);
+        uint64_t mask = memx_run_mask(from, stop - first);
+
+        if (window >= MEMX_STREAM_MARKER_PAGES) {
+            unsigned groups = MEMX_STREAM_MARKER_PAGES / MEMX_GROUP_PAGES;
+
+            if (direction > 0 && group % groups == 0) {
+                mask &= ~1ull;
+            } else if (direction < 0 && group % groups == groups - 1) {
+                mask &= ~(1ull << 63);
+            }
+        }
+        if (page / MEMX_GROUP_PAGES == group) {
+            mask &= ~(1ull << page % MEMX_GROUP_PAGES);
+        }
+        memx_prefetch_push_locked(r, group, mask);
+        first = stop;
+    }
+}
+
+static void leave_to_server(MemxServer *s)
+{
+    s->dropped++;
+    if (!s->waiting_since_ns) {
+        s->waiting_since_ns = memx_now_ns();
+    }
+}
+
+static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
+{
+    uint64_t group = page / MEMX_GROUP_PAGES;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    uint32_t c = memx_chunk_of_group(&r->table, group);
+    MemxChunk *chunk = &r->table.chunk[c];
+    MemxServer *s = &r->server[chunk->server];
+    uint64_t first, end;
+    uint32_t window;
+    int direction;
+    MemxFault *f;
+
+    if (chunk->fetching &&
+        (fault_pending(r, page) || coming_soon(r, group, bit))) {
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    if (!s->lane[MEMX_LANE_FAULT].up || s->health == MEMX_SERVER_EMPTY ||
+        !(f = fault_take(r, s, page, now))) {
+        leave_to_server(s);
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    if (!memx_budget_take_locked(r, 1)) {
+        fault_put(r, f);
+        memx_starve_locked(r);
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    window = memx_streams_fault(&r->streams, page, &first, &end, &direction);
+    memx_history_touch(&r->history, c);
+    if ((uint8_t)(r->history.period - chunk->evicted_at) < 4) {
+        r->count.refaults++;
+    }
+    chunk->fetching++;
+    r->count.remote++;
+    if (!s->waiting_since_ns) {
+        s->waiting_since_ns = now;
+    }
+    f->iov = (struct iovec) { f->buffer, MEMX_PAGE_BYTES };
+    f->call = (MemxCall) {
+        .request = { .opcode = MEMX_OP_FETCH, .group = group, .mask = bit },
+        .in = &f->iov, .n_in = 1, .owner = f,
+    };
+    g_mutex_unlock(&r->lock);
+
+    if (memx_lane_submit(r, s, MEMX_LANE_FAULT, &f->call)) {
+        g_mutex_lock(&r->lock);
+        fault_put(r, f);
+        chunk->fetching--;
+        memx_budget_give_locked(r, 1);
+        leave_to_server(s);
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    if (first < end) {
+        g_mutex_lock(&r->lock);
+        prefetch_range(r, first, end, window, direction, page);
+        g_mutex_unlock(&r->lock);
+    }
+}
+
+static void fault_handle(MemxRegion *r, uint64_t address, uint64_t now)
+{
+    uint64_t page = (address - (uintptr_t)r->base) / MEMX_PAGE_BYTES;
+    uint64_t group = page / MEMX_GROUP_PAGES;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    MemxChunk *chunk;
+    MemxSlot *slot;
+
+    g_mutex_lock(&r->lock);
+    if (address < (uintptr_t)r->base || page >= r->table.n_pages) {
+        /* In staging: a page that was taken out wasn't there. */
+        r->bug = true;
+        memx_event_post_locked(r, MEMX_EVENT_BUG, -1);
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    chunk = &r->table.chunk[memx_chunk_of_group(&r->table, group)];
+    if (memx_chunk_exclusive(chunk)) {
+        chunk->flags |= MEMX_CHUNK_WANTED;
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    if (r->table.present[group] & bit) {
+        fault_present(r, page);
+        return;
+    }
+    slot = memx_staging_find(&r->staging, group, true);
+    if (slot && slot->staged & bit) {
+        fault_staged(r, slot, page);
+    } else if (r->table.stored[group] & bit) {
+        fault_remote(r, page, now);
+    } else {
+        fault_first_touch(r, page);
+    }
+}
+
+static void latency_record(MemxRegion *r, uint64_t ns)
+{
+    uint64_t us = ns / 1000;
+    unsigned bucket = us ? 63 - __builtin_clzll(us) : 0;
+
+    r->count.latency[MIN(bucket, MEMX_LATENCY_BUCKETS - 1u)]++;
+}
+
+/* Puts a fetched page in; the lock is held on entry, not on return. */
+static void fault_install(MemxRegion *r, MemxFault *f)
+{
+    uint64_t page = r->fault_page[f - r->fault];
+    uint64_t group = page / MEMX_GROUP_PAGES;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    uint32_t c = memx_chunk_of_group(&r->table, group);
+    ssize_t n;
+
+    r->table.chunk[c].installing++;
+    g_mutex_unlock(&r->lock);
+
+    n = memx_uffd_copy(r->uffd, memx_page_hva(r, page), f->buffer,
+                       MEMX_PAGE_BYTES, 0);
+
+    g_mutex_lock(&r->lock);
+    if (n == MEMX_PAGE_BYTES) {
+        memx_installed_locked(r, group, bit);
+        latency_record(r, memx_now_ns() - f->start_ns);
+    } else {
+        memx_budget_give_locked(r, 1); /* prefetch was faster */
+    }
+    memx_installing_end_locked(r, c);
+    r->table.chunk[c].fetching--;
+    fault_put(r, f);
+    g_mutex_unlock(&r->lock);
+    if (n != MEMX_PAGE_BYTES) {
+        wake_page(r, page);
+    }
+}
+
+/*
+ * The server didn't give a page that it acknowledged.  Either it lost it: then
+ * it is as if it came back empty, and nothing more is asked of it until it
+ * comes back again.  Or it is going, or in trouble: connect again.
+ */
+static void fault_refused(MemxRegion *r, MemxServer *s, unsigned error)
+{
+    if (error == MEMX_ERR_NOT_HELD && s->health != MEMX_SERVER_EMPTY) {
+        s->health = MEMX_SERVER_EMPTY;
+        memx_event_post_locked(r, MEMX_EVENT_SERVER_EMPTY, s->index);
+    } else {
+        memx_channel_shutdown(s->lane[MEMX_LANE_FAULT].channel);
+    }
+    leave_to_server(s);
+}
+
+static void fault_answered(MemxRegion *r, MemxFault *f)
+{
+    uint64_t page = r->fault_page[f - r->fault];
+    uint64_t group = page / MEMX_GROUP_PAGES;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    MemxChunk *chunk = &r->table.chunk[memx_chunk_of_group(&r->table, group)];
+    MemxServer *s = &r->server[f->server];
+    bool wake = false;
+
+    g_mutex_lock(&r->lock);
+    if (!f->call.status) {
+        /* It answers: the clock of those that still wait starts anew. */
+        s->waiting_since_ns = s->faults > 1 ? memx_now_ns() : 0;
+    }
+    if (memx_chunk_exclusive(chunk)) {
+        /* Being discarded: woken, and resolved anew, when that has ended. */
+        chunk->flags |= MEMX_CHUNK_WANTED;
+    } else if (f->call.status) {
+        leave_to_server(s); /* until it is back */
+    } else if (!(r->table.stored[group] & bit) ||
+               r->table.present[group] & bit) {
+        /* Discarded, or prefetched, meanwhile: what came is of no use. */
+        wake = true;
+    } else if (f->call.reply.error) {
+        fault_refused(r, s, f->call.reply.error);
+    } else {
+        fault_install(r, f);
+        return;
+    }
+    memx_budget_give_locked(r, 1);
+    chunk->fetching--;
+    fault_put(r, f);
+    g_mutex_unlock(&r->lock);
+    if (wake) {
+        wake_page(r, page);
+    }
+}
+
+/* Answers; lanes that broke; lanes that are new. */
+static void fault_lanes(MemxRegion *r)
+{
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+        bool room = false;
+        MemxCall *call;
+
+        while ((call = memx_lane_progress(r, s, MEMX_LANE_FAULT))) {
+            fault_answered(r, call->owner);
+            room |= s->dropped > 0 && !call->status;
+        }
+        if (memx_lane_refresh(r, s, MEMX_LANE_FAULT) || room) {
+            g_mutex_lock(&r->lock);
+            s->dropped = 0;
+            s->waiting_since_ns = 0;
+            g_mutex_unlock(&r->lock);
+            memx_wake_all(r);
+        }
+    }
+}
+
+void *memx_fault_thread(void *opaque)
+{
+    MemxRegion *r = opaque;
+    struct pollfd pfd[MEMX_LANE_POLL_MAX + 1];
+    struct uffd_msg msg[MESSAGES];
+
+    while (!memx_stopping(r)) {
+        int lanes = memx_lane_poll(r, &r->faults, MEMX_LANE_FAULT, pfd);
+        int n;
+
+        pfd[lanes] = (struct pollfd) { .fd = r->uffd, .events = POLLIN };
+        poll(pfd, lanes + 1, -1);
+        if (pfd[0].revents) {
+            memx_worker_silence(&r->faults);
+        }
+        for (int i = 0; i < lanes; i++) {
+            if (pfd[i].revents) {
+                fault_lanes(r);
+                break;
+            }
+        }
+        if (!pfd[lanes].revents) {
+            continue;
+        }
+        n = memx_uffd_read(r->uffd, msg, MESSAGES);
+        if (n > 0) {
+            uint64_t now = memx_now_ns();
+
+            for (int i = 0; i < n; i++) {
+                if (msg[i].event == UFFD_EVENT_PAGEFAULT) {
+                    fault_handle(r, msg[i].arg.pagefault.address, now);
+                }
+            }
+        }
+    }
+    return NULL;
+}
+
+bool memx_faults_init(MemxRegion *r, GError **error)
+{
+    size_t bytes = MEMX_FAULTS_MAX * MEMX_PAGE_BYTES;
+
+    r->fault_buffers = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE |
+                            MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (r->fault_buffers == MAP_FAILED) {
+        r->fault_buffers = NULL;
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "cannot map %zu bytes for fetches: %s", bytes,
+                    g_strerror(errno));
+        return false;
+    }
+    for (unsigned i = 0; i < MEMX_FAULTS_MAX; i++) {
+        r->fault[i].buffer = r->fault_buffers + i * MEMX_PAGE_BYTES;
+    }
+    return true;
+}
+
+void memx_faults_destroy(MemxRegion *r)
+{
+    if (r->fault_buffers) {
+        munmap(r->fault_buffers, MEMX_FAULTS_MAX * MEMX_PAGE_BYTES);
+    }
+}

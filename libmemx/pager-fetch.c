@@ -1,0 +1,289 @@
+/*
+ * The fetch thread: prefetch.
+ *
+ * Theory of operation
+ *
+ * The fault thread leaves hints, (group, pages), in a ring; old ones are
+ * overwritten by new ones.  For each, as far as it still makes sense, pages
+ * are requested on the server's FETCH lane into the frames of a staging slot,
+ * several requests in flight, and then moved into the guest in runs.  Nobody
+ * depends on it: a hint that can't be followed is dropped, an answer that is
+ * no longer wanted thrown away.  But threads may have been left waiting for a
+ * page that was about to come (coming_soon() in pager-fault.c): whatever
+ * didn't come is woken, so that it faults again.
+ *
+ * A page is filled by MOVE where the measurement at start found that faster
+ * and the transport allows it, by COPY elsewhere.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <errno.h>
+#include "region.h"
+#include "uffd.h"
+
+void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask)
+{
+    unsigned at;
+
+    mask &= memx_group_mask(&r->table, group) & r->table.stored[group] &
+            ~r->table.present[group];
+    if (!mask) {
+        return;
+    }
+    if (r->prefetch_n == MEMX_PREFETCH_QUEUE) {
+        r->prefetch_head = (r->prefetch_head + 1) % MEMX_PREFETCH_QUEUE;
+        r->prefetch_n--;
+    }
+    at = (r->prefetch_head + r->prefetch_n++) % MEMX_PREFETCH_QUEUE;
+    r->prefetch[at] = (MemxPrefetch) { group, mask };
+    memx_worker_ring(&r->fetch);
+}
+
+static bool fill_moves(MemxRegion *r, MemxServer *s)
+{
+    return r->fill_by_move &&
+           s->peer->transport->flags & MEMX_TRANSPORT_RECV_MOVABLE;
+}
+
+/* What of a hint is worth asking for now. */
+static uint64_t worth(MemxRegion *r, const MemxPrefetch *hint)
+{
+    MemxPageTable *t = &r->table;
+    MemxChunk *chunk = &t->chunk[memx_chunk_of_group(t, hint->group)];
+    uint64_t mask = hint->mask & t->stored[hint->group] &
+                    ~t->present[hint->group];
+    MemxSlot *out = memx_staging_find(&r->staging, hint->group, true);
+    MemxServer *s;
+
+    if (!mask || memx_chunk_exclusive(chunk) ||
+        memx_staging_find(&r->staging, hint->group, false)) {
+        return 0;
+    }
+    s = &r->server[chunk->server];
+    if (!s->lane[MEMX_LANE_FETCH].up || s->health == MEMX_SERVER_EMPTY) {
+        return 0;
+    }
+    return out ? mask & ~out->staged : mask;
+}
+
+/* Frames for the pages of slot->mask that have none.  False: no memory. */
+static bool populate(MemxRegion *r, MemxSlot *slot)
+{
+    uint64_t missing = slot->mask & ~slot->frames;
+    uint64_t got = 0;
+    unsigned first, n;
+
+    while (memx_next_run(&missing, &first, &n)) {
+        ssize_t done = memx_uffd_copy(r->uffd,
+                                      slot->base + first * MEMX_PAGE_BYTES,
+                                      r->zeros, n * MEMX_PAGE_BYTES, 0);
+
+        if (done > 0) {
+            got |= memx_run_mask(first, done / MEMX_PAGE_BYTES);
+        }
+    }
+    g_mutex_lock(&r->lock);
+    /* Budget was taken for all that were missing. */
+    memx_budget_give_locked(r, memx_mask_pages(slot->mask & ~slot->frames &
+                                               ~got));
+    slot->frames |= got;
+    g_mutex_unlock(&r->lock);
+    return !(slot->mask & ~slot->frames);
+}
+
+/* Ends a request, whatever became of it. */
+static void fetch_end(MemxRegion *r, MemxSlot *slot, uint64_t installed)
+{
+    uint32_t c = memx_chunk_of_group(&r->table, slot->group);
+    uint64_t rest = slot->mask & ~installed;
+    bool wake = rest;
+
+    g_mutex_lock(&r->lock);
+    r->count.prefetched += memx_mask_pages(installed);
+    r->count.prefetch_wasted += memx_mask_pages(rest);
+    r->table.chunk[c].fetching--;
+    if (memx_chunk_exclusive(&r->table.chunk[c])) {
+        r->table.chunk[c].flags |= MEMX_CHUNK_WANTED;
+        wake = false;
+    }
+    memx_staging_put(&r->staging, slot);
+    g_mutex_unlock(&r->lock);
+    if (wake) {
+        memx_wake_chunk(r, c);
+    }
+}
+
+static bool take_hint(MemxRegion *r, MemxSlot **slot_out)
+{
+    MemxPrefetch *hint = &r->prefetch[r->prefetch_head];
+    uint64_t mask = worth(r, hint);
+    MemxSlot *slot;
+    MemxServer *s;
+    uint32_t c;
+    uint64_t need;
+
+    *slot_out = NULL;
+    if (mask) {
+        slot = memx_staging_take(&r->staging, hint->group, false);
+        if (!slot) {
+            return false;
+        }
+        c = memx_chunk_of_group(&r->table, hint->group);
+        s = &r->server[r->table.chunk[c].server];
+        need = memx_mask_pages(mask & ~slot->frames);
+        if (!fill_moves(r, s)) {
+            need += memx_mask_pages(mask);
+        }
+        /* Waiting threads come first: they keep half of what is free. */
+        if (memx_free_pages(r) < need + r->low / 2 ||
+            !memx_budget_take_locked(r, need)) {
+            memx_staging_put(&r->staging, slot);
+            memx_worker_ring(&r->store);
+            return false;
+        }
+        slot->mask = mask;
+        slot->server = s->index;
+        slot->sequence = s->lane[MEMX_LANE_FETCH].submitted + 1;
+        r->table.chunk[c].fetching++;
+        r->fetch_used_ns = memx_now_ns();
+        memx_history_touch(&r->history, c);
+        *slot_out = slot;
+    }
+    r->prefetch_head = (r->prefetch_head + 1) % MEMX_PREFETCH_QUEUE;
+    r->prefetch_n--;
+    return true;
+}
+
+static void ask(MemxRegion *r, MemxSlot *slot)
+{
+    MemxServer *s = &r->server[slot->server];
+    bool ok = populate(r, slot);
+
+    if (ok) {
+        slot->call = (MemxCall) {
+            .request = { .opcode = MEMX_OP_FETCH, .group = slot->group,
+                         .mask = slot->mask },
+            .in = slot->iov, .n_in = memx_slot_iov(slot, slot->mask),
+            .owner = slot,
+        };
+        ok = !memx_lane_submit(r, s, MEMX_LANE_FETCH, &slot->call);
+    }
+    if (!ok) {
+        if (!fill_moves(r, s)) {
+            g_mutex_lock(&r->lock);
+            memx_budget_give_locked(r, memx_mask_pages(slot->mask));
+            g_mutex_unlock(&r->lock);
+        }
+        fetch_end(r, slot, 0);
+    }
+}
+
+static void follow_hints(MemxRegion *r)
+{
+    for (;;) {
+        MemxSlot *slot = NULL;
+        bool more;
+
+        g_mutex_lock(&r->lock);
+        more = r->prefetch_n && take_hint(r, &slot);
+        g_mutex_unlock(&r->lock);
+        if (!more) {
+            return;
+        }
+        if (slot) {
+            ask(r, slot);
+        }
+    }
+}
+
+/* Puts the pages of @mask into the guest; returns those that went in. */
+static uint64_t fill(MemxRegion *r, MemxSlot *slot, uint64_t mask, bool move)
+{
+    uint8_t *guest = memx_group_hva(r, slot->group);
+    uint64_t got = 0;
+    unsigned first, n;
+
+    while (memx_next_run(&mask, &first, &n)) {
+        while (n) {
+            uint64_t at = (uint64_t)first * MEMX_PAGE_BYTES;
+            size_t bytes = (size_t)n * MEMX_PAGE_BYTES;
+            ssize_t done = move
+                ? memx_uffd_move(r->uffd, guest + at, slot->base + at, bytes, 0)
+                : memx_uffd_copy(r->uffd, guest + at, slot->base + at, bytes,
+                                 0);
+            /* One that is there already (EEXIST) is left out. */
+            unsigned pages = done > 0 ? done / MEMX_PAGE_BYTES : 1;
+
+            if (done > 0) {
+                got |= memx_run_mask(first, pages);
+            }
+            first += pages;
+            n -= pages;
+        }
+    }
+    return got;
+}
+
+static void fetched(MemxRegion *r, MemxSlot *slot)
+{
+    MemxPageTable *t = &r->table;
+    uint64_t g = slot->group;
+    uint32_t c = memx_chunk_of_group(t, g);
+    MemxServer *s = &r->server[slot->server];
+    bool move = fill_moves(r, s);
+    uint64_t mask = 0, got = 0;
+
+    g_mutex_lock(&r->lock);
+    if (!slot->call.status && !slot->call.reply.error &&
+        !memx_chunk_exclusive(&t->chunk[c])) {
+        mask = slot->mask & t->stored[g] & ~t->present[g];
+    }
+    if (mask) {
+        t->chunk[c].installing++;
+    }
+    g_mutex_unlock(&r->lock);
+    if (mask) {
+        got = fill(r, slot, mask, move);
+    }
+
+    g_mutex_lock(&r->lock);
+    if (got) {
+        memx_installed_locked(r, g, got);
+    }
+    if (mask) {
+        memx_installing_end_locked(r, c);
+    }
+    if (move) {
+        slot->frames &= ~got;
+    } else {
+        memx_budget_give_locked(r, memx_mask_pages(slot->mask & ~got));
+    }
+    g_mutex_unlock(&r->lock);
+    fetch_end(r, slot, got);
+}
+
+void *memx_fetch_thread(void *opaque)
+{
+    MemxRegion *r = opaque;
+    struct pollfd pfd[MEMX_LANE_POLL_MAX];
+
+    while (!memx_stopping(r)) {
+        int n = memx_lane_poll(r, &r->fetch, MEMX_LANE_FETCH, pfd);
+
+        poll(pfd, n, -1);
+        if (pfd[0].revents) {
+            memx_worker_silence(&r->fetch);
+        }
+        for (unsigned i = 0; i < r->n_servers; i++) {
+            MemxServer *s = &r->server[i];
+            MemxCall *call;
+
+            while ((call = memx_lane_progress(r, s, MEMX_LANE_FETCH))) {
+                fetched(r, call->owner);
+            }
+            memx_lane_refresh(r, s, MEMX_LANE_FETCH);
+        }
+        follow_hints(r);
+    }
+    return NULL;
+}

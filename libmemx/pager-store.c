@@ -1,0 +1,459 @@
+/*
+ * The store thread: all that changes what servers hold.
+ *
+ * Theory of operation
+ *
+ * It owns the ORDERED lanes.  For a chunk everything goes over one of them,
+ * in order, so that a page stored later can't be overtaken by its older self.
+ *
+ *   slots     evicted groups (evict.c).  Pages of which the server may still
+ *             have the same content are COMPAREd first; what differs is
+ *             STOREd; then the slot is finished.  When a lane breaks, its
+ *             slots are moved back into the guest: pages must not wait in
+ *             staging for a server that may be gone for long.
+ *   trims     chunks of which a server holds pages in vain (released,
+ *             discarded, zero by now, or of a store whose answer was lost):
+ *             a DROP per group of all that isn't stored.  What is to be
+ *             dropped is computed when it is sent, so a trim can be repeated
+ *             at any time and needs no queue that could grow.
+ *   controls  reservations, for an API thread that waits.
+ *
+ * A full server: kept copies there give way first; if there are none, its
+ * chunks are no longer evicted until it has room again.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <errno.h>
+#include <string.h>
+#include "evict.h"
+#include "uffd.h"
+
+#define KEPT_SLICE_GROUPS 1024
+#define KEPT_RELEASE_PAGES 512
+#define IDLE_MS 200
+#define RETRY_MS 5
+
+static void pack_hashes(MemxSlot *slot, uint64_t mask)
+{
+    uint8_t *to = slot->body;
+
+    for (; mask; mask &= mask - 1) {
+        memcpy(to, slot->hash + __builtin_ctzll(mask) * MEMX_HASH_BYTES,
+               MEMX_HASH_BYTES);
+        to += MEMX_HASH_BYTES;
+    }
+}
+
+static bool send_slot(MemxRegion *r, MemxSlot *slot, uint16_t opcode,
+                      uint64_t mask)
+{
+    bool store = opcode == MEMX_OP_STORE;
+    unsigned pages = memx_mask_pages(mask);
+
+    pack_hashes(slot, mask);
+    slot->call = (MemxCall) {
+        .request = { .opcode = opcode, .group = slot->group, .mask = mask,
+                     .body_bytes = pages * MEMX_HASH_BYTES,
+                     .payload_bytes = store ? pages * MEMX_PAGE_BYTES : 0 },
+        .body = slot->body,
+        .out = store ? slot->iov : NULL,
+        .n_out = store ? memx_slot_iov(slot, mask) : 0,
+        .owner = slot,
+    };
+    return !memx_lane_submit(r, &r->server[slot->server], MEMX_LANE_ORDERED,
+                             &slot->call);
+}
+
+/* The next step of a STAGED slot.  False: it must wait, or be undone. */
+static bool slot_step(MemxRegion *r, MemxSlot *slot)
+{
+    MemxPageTable *t = &r->table;
+    uint32_t c = memx_chunk_of_group(t, slot->group);
+    uint64_t todo, compare;
+    unsigned server;
+    bool ok;
+
+    if (!slot->prepared) {
+        memx_evict_prepare(r, slot);
+    }
+    g_mutex_lock(&r->lock);
+    slot->staged &= ~t->present[slot->group]; /* came back: no need to send */
+    todo = slot->staged & ~slot->zero & ~slot->same;
+    compare = todo & slot->hashed & t->stored[slot->group] & ~slot->asked;
+    if (todo && t->chunk[c].server == MEMX_SERVER_NONE &&
+        memx_place_locked(r, c) < 0) {
+        g_mutex_unlock(&r->lock);
+        return false;
+    }
+    server = t->chunk[c].server;
+    ok = !todo || memx_server_stores(&r->server[server]);
+    if (ok && todo) {
+        slot->server = server;
+        slot->state = compare ? MEMX_SLOT_COMPARING : MEMX_SLOT_STORING;
+        slot->asked |= compare;
+        slot->sending = compare ? 0 : todo;
+        slot->sent |= slot->sending;
+    }
+    g_mutex_unlock(&r->lock);
+    if (!ok) {
+        return false;
+    }
+    if (!todo) {
+        slot->sending = 0;
+        memx_evict_finish(r, slot);
+        return true;
+    }
+    if (send_slot(r, slot, compare ? MEMX_OP_COMPARE : MEMX_OP_STORE,
+                  compare ? compare : todo)) {
+        return true;
+    }
+    g_mutex_lock(&r->lock);
+    slot->state = MEMX_SLOT_STAGED;
+    g_mutex_unlock(&r->lock);
+    return false;
+}
+
+/* Gives up kept copies on a server: true if there were any. */
+static bool release_kept(MemxRegion *r, MemxServer *s)
+{
+    MemxPageTable *t = &r->table;
+    unsigned released = 0;
+
+    for (uint64_t seen = 0; seen < t->n_groups &&
+         released < KEPT_RELEASE_PAGES; seen += KEPT_SLICE_GROUPS) {
+        g_mutex_lock(&r->lock);
+        for (unsigned i = 0; i < KEPT_SLICE_GROUPS; i++) {
+            uint64_t g = s->kept_cursor++ % t->n_groups;
+            uint64_t kept = t->present[g] & t->stored[g];
+            uint32_t c = memx_chunk_of_group(t, g);
+
+            if (kept && t->chunk[c].server == s->index) {
+                memx_set_group_locked(r, g, t->present[g],
+                                      t->stored[g] & ~kept);
+                memx_trim_set(t, c);
+                released += memx_mask_pages(kept);
+            }
+        }
+        g_mutex_unlock(&r->lock);
+    }
+    return released;
+}
+
+static void slot_refused(MemxRegion *r, MemxSlot *slot, unsigned error)
+{
+    MemxServer *s = &r->server[slot->server];
+
+    g_mutex_lock(&r->lock);
+    slot->state = MEMX_SLOT_STAGED;
+    slot->sending = 0;
+    g_mutex_unlock(&r->lock);
+    if (error != MEMX_ERR_FULL) {
+        memx_channel_shutdown(s->lane[MEMX_LANE_ORDERED].channel);
+    } else if (!r->n_drops && !release_kept(r, s)) {
+        g_mutex_lock(&r->lock);
+        if (!s->full && !r->table.n_trim) {
+            s->full = true;
+            s->full_since_ns = memx_now_ns();
+            memx_event_post_locked(r, MEMX_EVENT_POOL_FULL, s->index);
+        }
+        g_mutex_unlock(&r->lock);
+    }
+}
+
+static void slot_answered(MemxRegion *r, MemxSlot *slot)
+{
+    if (slot->call.status || slot->call.reply.error) {
+        if (!slot->call.status) {
+            slot_refused(r, slot, slot->call.reply.error);
+            return;
+        }
+        g_mutex_lock(&r->lock);
+        slot->state = MEMX_SLOT_STAGED; /* `sending` tells what may be there */
+        g_mutex_unlock(&r->lock);
+    } else if (slot->call.request.opcode == MEMX_OP_COMPARE) {
+        slot->same |= slot->call.request.mask & ~slot->call.reply.mask;
+        g_mutex_lock(&r->lock);
+        slot->state = MEMX_SLOT_STAGED;
+        g_mutex_unlock(&r->lock);
+        slot_step(r, slot);
+    } else {
+        memx_evict_finish(r, slot);
+    }
+}
+
+static void drop_answered(MemxRegion *r, MemxDrop *drop)
+{
+    drop->busy = false;
+    r->n_drops--;
+    if (drop->call.status || drop->call.reply.error) {
+        g_mutex_lock(&r->lock);
+        memx_trim_set(&r->table, drop->chunk);
+        g_mutex_unlock(&r->lock);
+    }
+}
+
+/* The pages of a group that its server has no reason to hold. */
+static uint64_t in_vain_locked(MemxRegion *r, uint64_t g)
+{
+    MemxSlot *slot = memx_staging_find(&r->staging, g, true);
+    uint64_t mask = memx_group_mask(&r->table, g) & ~r->table.stored[g];
+
+    return slot ? mask & ~(slot->staged | slot->sent) : mask;
+}
+
+static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
+{
+    MemxDrop *drop = r->drop;
+    uint64_t mask;
+
+    while (drop->busy) {
+        drop++;
+    }
+    g_mutex_lock(&r->lock);
+    mask = in_vain_locked(r, g);
+    g_mutex_unlock(&r->lock);
+    if (!mask) {
+        return true;
+    }
+    drop->chunk = c;
+    drop->call = (MemxCall) {
+        .request = { .opcode = MEMX_OP_DROP, .group = g, .mask = mask },
+        .owner = drop,
+    };
+    if (memx_lane_submit(r, s, MEMX_LANE_ORDERED, &drop->call)) {
+        return false;
+    }
+    drop->busy = true;
+    r->n_drops++;
+    return true;
+}
+
+static void trims(MemxRegion *r)
+{
+    unsigned per_chunk = r->table.groups_per_chunk;
+
+    for (unsigned i = 0; i < MEMX_DROPS_MAX; i++) {
+        uint32_t c = UINT32_MAX;
+        MemxServer *s = NULL;
+        bool ok = true;
+
+        g_mutex_lock(&r->lock);
+        if (r->n_drops + per_chunk <= MEMX_DROPS_MAX || !r->n_drops) {
+            c = memx_trim_take(&r->table);
+        }
+        if (c != UINT32_MAX && r->table.chunk[c].server != MEMX_SERVER_NONE) {
+            s = &r->server[r->table.chunk[c].server];
+            ok = s->lane[MEMX_LANE_ORDERED].up;
+        }
+        g_mutex_unlock(&r->lock);
+        if (c == UINT32_MAX) {
+            return;
+        }
+        for (uint64_t g = memx_group_of_chunk(&r->table, c); s && ok &&
+             g < memx_group_end(&r->table, c); g++) {
+            ok = r->n_drops < MEMX_DROPS_MAX && trim_group(r, s, c, g);
+        }
+        if (!ok) { /* again, when the server is back or there is room */
+            g_mutex_lock(&r->lock);
+            memx_trim_set(&r->table, c);
+            g_mutex_unlock(&r->lock);
+        }
+    }
+}
+
+static void control_done(MemxRegion *r, MemxControl *control, int status,
+                         unsigned error)
+{
+    g_mutex_lock(&r->lock);
+    control->status = status;
+    control->error = error;
+    control->done = true;
+    if (control->abandoned) {
+        g_free(control);
+    }
+    g_cond_broadcast(&r->changed);
+    g_mutex_unlock(&r->lock);
+}
+
+static void controls(MemxRegion *r)
+{
+    for (;;) {
+        MemxControl *control;
+        int err;
+
+        g_mutex_lock(&r->lock);
+        control = r->control;
+        if (control) {
+            r->control = control->next;
+        }
+        g_mutex_unlock(&r->lock);
+        if (!control) {
+            return;
+        }
+        control->call = (MemxCall) {
+            .request = { .opcode = MEMX_OP_RESERVE,
+                         .group = control->reserve_pages },
+            .owner = control,
+        };
+        err = memx_lane_submit(r, &r->server[control->server],
+                               MEMX_LANE_ORDERED, &control->call);
+        if (err) {
+            control_done(r, control, err, 0);
+        }
+    }
+}
+
+static void answered(MemxRegion *r, MemxCall *call)
+{
+    MemxControl *control = call->owner;
+
+    switch (call->request.opcode) {
+    case MEMX_OP_DROP:
+        drop_answered(r, call->owner);
+        break;
+    case MEMX_OP_RESERVE:
+        control_done(r, control, call->status, call->reply.error);
+        break;
+    default:
+        slot_answered(r, call->owner);
+    }
+}
+
+/* Slots that are not in flight.  True: some must be looked at again soon. */
+static bool retry_slots(MemxRegion *r)
+{
+    bool again = false;
+
+    for (unsigned i = 0; i < r->staging.n_slots; i++) {
+        MemxSlot *slot = &r->staging.slot[i];
+        bool staged, done;
+
+        g_mutex_lock(&r->lock);
+        staged = slot->state == MEMX_SLOT_STAGED;
+        done = slot->state == MEMX_SLOT_DONE && !slot->users;
+        g_mutex_unlock(&r->lock);
+        if (done) {
+            memx_evict_finish(r, slot);
+        } else if (staged && !slot_step(r, slot) &&
+                   !memx_evict_undo(r, slot)) {
+            again = true;
+        }
+    }
+    return again;
+}
+
+/* How many pages are still to be taken out, beyond those on their way. */
+static int64_t wanted(MemxRegion *r)
+{
+    int64_t coming = 0, missing;
+
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->staging.n_slots; i++) {
+        if (memx_slot_is_out(&r->staging.slot[i])) {
+            coming += memx_mask_pages(r->staging.slot[i].frames);
+        }
+    }
+    missing = (int64_t)(r->held + (r->evicting ? r->high : r->low)) -
+              (int64_t)r->limit;
+    g_mutex_unlock(&r->lock);
+    return missing - coming;
+}
+
+/* Takes out what is wanted.  True: there is more, but not now. */
+static bool evict(MemxRegion *r)
+{
+    while (wanted(r) > 0) {
+        MemxSlot *slot;
+
+        if (!r->evicting) {
+            r->evicting = true;
+            if (r->starved || r->held > r->limit) {
+                memx_evict_free_frames(r, true);
+            }
+            continue;
+        }
+        slot = memx_evict_take(r);
+        if (!slot) {
+            return true;
+        }
+        if (!slot_step(r, slot)) {
+            memx_evict_undo(r, slot);
+            return true;
+        }
+        if (memx_stopping(r)) {
+            return false;
+        }
+    }
+    r->evicting = false;
+    return false;
+}
+
+/* Room again: those who waited for it fault again. */
+static void feed_starved(MemxRegion *r)
+{
+    bool wake = false;
+
+    g_mutex_lock(&r->lock);
+    if (r->starved && memx_free_pages(r) > 0) {
+        r->starved = false;
+        r->starved_since_ns = 0;
+        wake = true;
+    }
+    if (r->prefetch_n && memx_free_pages(r) > r->low) {
+        memx_worker_ring(&r->fetch);
+    }
+    g_mutex_unlock(&r->lock);
+    if (wake) {
+        memx_wake_all(r);
+    }
+}
+
+static bool lanes(MemxRegion *r)
+{
+    bool any = false;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+        MemxCall *call;
+
+        while ((call = memx_lane_progress(r, s, MEMX_LANE_ORDERED))) {
+            answered(r, call);
+            any = true;
+        }
+        any |= memx_lane_refresh(r, s, MEMX_LANE_ORDERED);
+        g_mutex_lock(&r->lock);
+        if (s->full && (s->free_pages || memx_now_ns() - s->full_since_ns >
+                        MEMX_FULL_NS)) {
+            s->full = false;
+        }
+        g_mutex_unlock(&r->lock);
+    }
+    return any;
+}
+
+void *memx_store_thread(void *opaque)
+{
+    MemxRegion *r = opaque;
+    struct pollfd pfd[MEMX_LANE_POLL_MAX];
+    int timeout_ms = IDLE_MS;
+
+    while (!memx_stopping(r)) {
+        int n = memx_lane_poll(r, &r->store, MEMX_LANE_ORDERED, pfd);
+        bool again;
+
+        if (!poll(pfd, n, timeout_ms)) {
+            memx_evict_free_frames(r, false);
+        }
+        if (pfd[0].revents) {
+            memx_worker_silence(&r->store);
+        }
+        lanes(r);
+        again = retry_slots(r);
+        controls(r);
+        trims(r);
+        again |= evict(r);
+        feed_starved(r);
+        timeout_ms = again ? RETRY_MS : IDLE_MS;
+    }
+    return NULL;
+}

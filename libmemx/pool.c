@@ -1,0 +1,348 @@
+/*
+ * The pool: the servers of a region together.
+ *
+ * Theory of operation
+ *
+ * A region reserves size - local-size + staging pages, shared out by what the
+ * servers have free.  A server gets a quota of chunks in proportion to its
+ * share, and a chunk's pages all go to one server; the quotas together are
+ * all chunks.  So when pages must leave, there is always a chunk with local
+ * pages whose server has reserved room: if a server's share is used up by
+ * remote pages, its chunks' local pages are no more than its part of
+ * local-size, and another server's are as many as its own part or more.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <errno.h>
+#include <string.h>
+#include "region.h"
+
+#define CLOSE_MS 2000
+#define RESERVE_MS 5000
+
+/* What must be reserved for a local size of @limit pages. */
+static uint64_t need_pages(const MemxRegion *r, uint64_t limit)
+{
+    uint64_t size = r->table.n_pages;
+    uint64_t staging = (uint64_t)r->staging.n_slots * MEMX_GROUP_PAGES;
+
+    return (size > limit ? size - limit : 0) + MIN(staging, size);
+}
+
+/* Shares @pages out by @room; false if it isn't enough. */
+static bool share_out(const MemxRegion *r, uint64_t pages,
+                      const uint64_t *room, uint64_t *share)
+{
+    uint64_t total = 0, given = 0;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        total += room[i];
+    }
+    if (total < pages) {
+        return false;
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        share[i] = total ? (uint64_t)((__uint128_t)pages * room[i] / total)
+                         : 0;
+        given += share[i];
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        uint64_t more = MIN(pages - given, room[i] - share[i]);
+
+        share[i] += more;
+        given += more;
+    }
+    return true;
+}
+
+static void set_quotas_locked(MemxRegion *r)
+{
+    uint64_t total = 0;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        total += r->server[i].reserved_pages;
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+        uint64_t part = (__uint128_t)r->table.n_chunks * s->reserved_pages /
+                        MAX(total, 1);
+
+        s->chunk_quota = MIN(part + 1, r->table.n_chunks);
+    }
+}
+
+static bool set_full(GError **error, uint64_t need, uint64_t have,
+                     unsigned n_servers)
+{
+    g_autofree char *need_text = g_format_size_full(need * MEMX_PAGE_BYTES,
+                                                    G_FORMAT_SIZE_IEC_UNITS);
+    g_autofree char *have_text = g_format_size_full(have * MEMX_PAGE_BYTES,
+                                                    G_FORMAT_SIZE_IEC_UNITS);
+
+    g_set_error(error, MEMX_ERROR, MEMX_ERROR_FULL,
+                "the %u memory server(s) have %s free but %s must be "
+                "reserved (size less local size, and staging); add a server, "
+                "raise a server's --capacity or raise the local size",
+                n_servers, have_text, need_text);
+    return false;
+}
+
+static bool add_peer(MemxRegion *r, const MemxOptions *o, GBytes *key,
+                     const char *address, GError **error)
+{
+    MemxServer *s = &r->server[r->n_servers];
+    MemxPeer *peer = memx_peer_new(r->transport, address, key, error);
+
+    if (!peer) {
+        return false;
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (!strcmp(r->server[i].peer->address, peer->address)) {
+            g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
+                        "server %s is named twice; name each server once",
+                        peer->address);
+            memx_peer_free(peer);
+            return false;
+        }
+    }
+    s->peer = peer;
+    s->index = r->n_servers++;
+    s->open.size_pages = r->table.n_pages;
+    s->open.epoch = 1;
+    g_strlcpy(s->open.vm_name, o->vm_name ? o->vm_name : "",
+              sizeof(s->open.vm_name));
+    g_strlcpy(s->open.region_name, o->region_name ? o->region_name : "",
+              sizeof(s->open.region_name));
+    memcpy(s->open.vm_uuid, o->vm_uuid, sizeof(s->open.vm_uuid));
+    memcpy(s->open.client, r->client_id, sizeof(s->open.client));
+    memx_random(s->open.space, sizeof(s->open.space));
+    memx_random(s->open.secret, sizeof(s->open.secret));
+    return true;
+}
+
+/* What a server has free, asked on a connection of no space. */
+static bool ask_room(MemxServer *s, unsigned timeout_ms, uint64_t *room,
+                     GError **error)
+{
+    MemxOpen open = { .lane = MEMX_LANE_NONE };
+    MemxCall ping = { .request = { .opcode = MEMX_OP_PING } };
+    MemxPeerInfo info = { 0 };
+    MemxChannel *channel = memx_peer_connect(s->peer, &open, timeout_ms, -1,
+                                             &info, error);
+    int err;
+
+    if (!channel) {
+        return false;
+    }
+    err = memx_channel_call(channel, &ping, timeout_ms, -1);
+    memx_channel_close(channel);
+    if (err || ping.reply.error) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
+                    "server %s: no answer to a ping: %s", s->peer->address,
+                    err ? g_strerror(-err) : memx_error_name(ping.reply.error));
+        return false;
+    }
+    *room = ping.reply.free_pages;
+    return true;
+}
+
+static bool open_server(MemxServer *s, unsigned timeout_ms, GError **error)
+{
+    for (unsigned lane = MEMX_LANE_ORDERED; lane <= MEMX_LANE_FETCH; lane++) {
+        MemxOpen open = s->open;
+        MemxPeerInfo info = { 0 };
+        MemxChannel *channel;
+
+        open.lane = lane;
+        open.flags = lane == MEMX_LANE_ORDERED ? MEMX_OPEN_CREATE : 0;
+        open.reserve_pages = open.flags ? s->reserved_pages : 0;
+        channel = memx_peer_connect(s->peer, &open, timeout_ms, -1, &info,
+                                    error);
+        if (!channel) {
+            return false;
+        }
+        s->opened = true;
+        s->lane[lane].channel = channel;
+        s->lane[lane].up = true;
+        s->free_pages = info.free_pages;
+        s->capacity_pages = info.capacity_pages;
+        memcpy(s->instance, info.instance, sizeof(s->instance));
+    }
+    return true;
+}
+
+static bool reserve_first(MemxRegion *r, unsigned timeout_ms, GError **error)
+{
+    uint64_t room[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
+    uint64_t need = need_pages(r, r->limit), total = 0;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (!ask_room(&r->server[i], timeout_ms, &room[i], error)) {
+            return false;
+        }
+        total += room[i];
+    }
+    if (!share_out(r, need, room, share)) {
+        return set_full(error, need, total, r->n_servers);
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        r->server[i].reserved_pages = share[i];
+    }
+    set_quotas_locked(r);
+    return true;
+}
+
+bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
+{
+    g_autoptr(GBytes) key = o->key ? g_bytes_new(o->key, o->key_bytes) : NULL;
+    unsigned n = o->servers ? g_strv_length((char **)o->servers) : 0;
+
+    if (!n || n > MEMX_SERVERS_MAX) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
+                    "%u servers are named; name 1 to %u", n,
+                    MEMX_SERVERS_MAX);
+        return false;
+    }
+    r->server = g_new0(MemxServer, n);
+    memx_random(r->client_id, sizeof(r->client_id));
+    for (unsigned i = 0; i < n; i++) {
+        if (!add_peer(r, o, key, o->servers[i], error)) {
+            return false;
+        }
+    }
+    if (!reserve_first(r, o->connect_timeout_ms, error)) {
+        return false;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        if (!open_server(&r->server[i], o->connect_timeout_ms, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A new ordered lane takes over from the old one, whatever that was doing. */
+static void close_space(MemxServer *s, int64_t deadline_us)
+{
+    MemxCall call = { .request = { .opcode = MEMX_OP_CLOSE } };
+    MemxOpen open = s->open;
+    MemxPeerInfo info = { 0 };
+    int left_ms = (deadline_us - g_get_monotonic_time()) / 1000;
+    MemxChannel *channel;
+
+    if (left_ms <= 0) {
+        return;
+    }
+    open.lane = MEMX_LANE_ORDERED;
+    channel = memx_peer_connect(s->peer, &open, left_ms, -1, &info, NULL);
+    if (channel) {
+        memx_channel_call(channel, &call, left_ms, -1);
+        memx_channel_close(channel);
+    }
+}
+
+void memx_pool_close(MemxRegion *r)
+{
+    int64_t deadline_us = g_get_monotonic_time() + CLOSE_MS * 1000;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+
+        for (unsigned lane = 0; lane <= MEMX_LANE_FETCH; lane++) {
+            g_clear_pointer(&s->lane[lane].incoming, memx_channel_close);
+            g_clear_pointer(&s->lane[lane].channel, memx_channel_close);
+        }
+        if (s->opened) {
+            close_space(s, deadline_us);
+        }
+        memx_peer_free(s->peer);
+    }
+    g_clear_pointer(&r->server, g_free);
+    r->n_servers = 0;
+}
+
+/* Asks the store thread to reserve, and waits. */
+static bool reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
+                        GError **error)
+{
+    MemxControl *control = g_new0(MemxControl, 1);
+    int64_t deadline = g_get_monotonic_time() + RESERVE_MS * 1000;
+    unsigned refused;
+    int status;
+
+    control->server = s->index;
+    control->reserve_pages = pages;
+    g_mutex_lock(&r->lock);
+    control->next = r->control;
+    r->control = control;
+    memx_worker_ring(&r->store);
+    while (!control->done &&
+           g_cond_wait_until(&r->changed, &r->lock, deadline)) {
+        ;
+    }
+    if (!control->done) {
+        control->abandoned = true;
+        status = -ETIMEDOUT;
+        refused = 0;
+    } else {
+        status = control->status;
+        refused = control->error;
+        if (!status && !refused) {
+            s->reserved_pages = pages;
+        }
+        g_free(control);
+    }
+    g_mutex_unlock(&r->lock);
+    if (status || refused) {
+        g_set_error(error, MEMX_ERROR, refused == MEMX_ERR_FULL
+                    ? MEMX_ERROR_FULL : MEMX_ERROR_CONNECT,
+                    "server %s did not reserve %" G_GUINT64_FORMAT " MiB: %s",
+                    s->peer->address, pages / 256,
+                    status ? g_strerror(-status) : memx_error_name(refused));
+        return false;
+    }
+    return true;
+}
+
+bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
+{
+    uint64_t room[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
+    uint64_t old[MEMX_SERVERS_MAX];
+    uint64_t need, now = 0, total = 0;
+
+    g_mutex_lock(&r->lock);
+    need = need_pages(r, limit);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        old[i] = r->server[i].reserved_pages;
+        now += old[i];
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+
+        /* Kept copies take unreserved room, and give way. */
+        room[i] = need > now ? s->free_pages + s->kept_pages : old[i];
+        total += room[i];
+    }
+    g_mutex_unlock(&r->lock);
+    if (need == now) {
+        return true;
+    }
+    if (!share_out(r, need > now ? need - now : need, room, share)) {
+        return set_full(error, need - now, total, r->n_servers);
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        uint64_t pages = need > now ? old[i] + share[i] : share[i];
+
+        if (pages != old[i] &&
+            !reserve_one(r, &r->server[i], pages, error)) {
+            for (unsigned k = 0; k < i; k++) {
+                reserve_one(r, &r->server[k], old[k], NULL);
+            }
+            return false;
+        }
+    }
+    g_mutex_lock(&r->lock);
+    set_quotas_locked(r);
+    g_mutex_unlock(&r->lock);
+    return true;
+}

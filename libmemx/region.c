@@ -1,0 +1,292 @@
+/*
+ * Regions: their beginning and end, and their local size.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "region.h"
+#include "uffd.h"
+
+#define SLOTS_MIN 8
+#define SLOTS_MAX 96
+#define CHUNKS_LOCAL_MIN 16
+
+static bool G_GNUC_PRINTF(2, 3) invalid(GError **error, const char *format,
+                                        ...)
+{
+    g_autofree char *text = NULL;
+    va_list ap;
+
+    va_start(ap, format);
+    text = g_strdup_vprintf(format, ap);
+    va_end(ap);
+    g_set_error_literal(error, MEMX_ERROR, MEMX_ERROR_INVALID, text);
+    return false;
+}
+
+static uint64_t local_min(uint64_t size, uint64_t chunk)
+{
+    return MIN(size, MAX(MEMX_LOCAL_BYTES_MIN, CHUNKS_LOCAL_MIN * chunk));
+}
+
+static bool check_local(uint64_t size, uint64_t chunk, uint64_t local,
+                        GError **error)
+{
+    if (local % MEMX_PAGE_BYTES || local > size) {
+        return invalid(error, "local size %" G_GUINT64_FORMAT " must be a "
+                       "multiple of 4096 and at most the size, %"
+                       G_GUINT64_FORMAT, local, size);
+    }
+    if (local < local_min(size, chunk)) {
+        return invalid(error, "local size %" G_GUINT64_FORMAT " is too small "
+                       "to run with; it must be at least %" G_GUINT64_FORMAT
+                       " (8 MiB, and %d chunks)", local,
+                       local_min(size, chunk), CHUNKS_LOCAL_MIN);
+    }
+    return true;
+}
+
+static bool check_options(const MemxOptions *o, GError **error)
+{
+    if (!o->size_bytes || o->size_bytes % MEMX_PAGE_BYTES ||
+        o->size_bytes > 1ull << 50) {
+        return invalid(error, "size %" G_GUINT64_FORMAT " must be a multiple "
+                       "of 4096, at most 1 PiB", o->size_bytes);
+    }
+    if (o->chunk_bytes < MEMX_GROUP_BYTES || o->chunk_bytes > 64 << 20 ||
+        o->chunk_bytes & (o->chunk_bytes - 1)) {
+        return invalid(error, "chunk size %" G_GUINT64_FORMAT " must be a "
+                       "power of two from 262144 (256 KiB) to 67108864 "
+                       "(64 MiB)", o->chunk_bytes);
+    }
+    if ((uintptr_t)o->base % MEMX_PAGE_BYTES) {
+        return invalid(error, "the memory must start at a page");
+    }
+    if (o->server_timeout_ms < 1000 || o->server_timeout_ms > 86400000) {
+        return invalid(error, "server timeout %u ms must be 1000 to 86400000",
+                       o->server_timeout_ms);
+    }
+    return check_local(o->size_bytes, o->chunk_bytes, o->local_bytes, error);
+}
+
+static bool map_memory(MemxRegion *r, const MemxOptions *o, GError **error)
+{
+    void *zeros;
+
+    r->size_bytes = o->size_bytes;
+    r->base = o->base;
+    if (!r->base) {
+        r->base = mmap(NULL, r->size_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (r->base == MAP_FAILED) {
+            r->base = NULL;
+            g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                        "cannot map %" G_GUINT64_FORMAT " bytes: %s",
+                        r->size_bytes, g_strerror(errno));
+            return false;
+        }
+        r->owns_base = true;
+    }
+    /* Huge pages would be split page by page; a child would pin them. */
+    madvise(r->base, r->size_bytes, MADV_NOHUGEPAGE);
+    madvise(r->base, r->size_bytes, MADV_UNMERGEABLE);
+    madvise(r->base, r->size_bytes, MADV_DONTFORK);
+    zeros = mmap(NULL, MEMX_GROUP_BYTES, PROT_READ, MAP_PRIVATE |
+                 MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (zeros == MAP_FAILED) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "cannot map a group of zeros: %s", g_strerror(errno));
+        return false;
+    }
+    r->zeros = zeros;
+    return memx_faults_init(r, error);
+}
+
+static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
+{
+    uint64_t pages = o->size_bytes / MEMX_PAGE_BYTES;
+    uint64_t slots;
+
+    r->chunk_bytes = o->chunk_bytes;
+    r->limit = o->local_bytes / MEMX_PAGE_BYTES;
+    slots = CLAMP(r->limit / MEMX_GROUP_PAGES / 16, SLOTS_MIN, SLOTS_MAX);
+    if (!memx_page_table_init(&r->table, pages, o->chunk_bytes) ||
+        !memx_history_init(&r->history, r->table.n_chunks) ||
+        !memx_staging_init(&r->staging, slots)) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "cannot map the tables of %" G_GUINT64_FORMAT " pages: %s",
+                    pages, g_strerror(errno));
+        return false;
+    }
+    memx_streams_init(&r->streams, CLAMP(slots / 2 * MEMX_GROUP_PAGES, 64,
+                                         2048));
+    memx_watermarks_locked(r);
+    r->held = MEMX_FAULTS_MAX; /* the fetch buffers are memory, too */
+    return true;
+}
+
+static bool register_memory(MemxRegion *r, GError **error)
+{
+    r->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (r->pagemap_fd < 0) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
+                    "cannot open /proc/self/pagemap: %s", g_strerror(errno));
+        return false;
+    }
+    return memx_uffd_register(r->uffd, r->staging.base, r->staging.bytes,
+                              error) &&
+           memx_uffd_register(r->uffd, r->base, r->size_bytes, error);
+}
+
+/* /proc/swaps has a line per area below its heading. */
+static bool host_swaps(void)
+{
+    g_autofree char *text = NULL;
+    const char *line;
+
+    if (!g_file_get_contents("/proc/swaps", &text, NULL, NULL)) {
+        return false;
+    }
+    line = strchr(text, '\n');
+    return line && line[1];
+}
+
+static bool start_threads(MemxRegion *r, GError **error)
+{
+    if (!memx_worker_start(&r->session, "memx-session", memx_session_thread, r,
+                           error) ||
+        !memx_worker_start(&r->store, "memx-store", memx_store_thread, r,
+                           error) ||
+        !memx_worker_start(&r->fetch, "memx-fetch", memx_fetch_thread, r,
+                           error) ||
+        !memx_worker_start(&r->faults, "memx-fault", memx_fault_thread, r,
+                           error)) {
+        return false;
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxLinkArgs *args = g_new(MemxLinkArgs, 1);
+
+        *args = (MemxLinkArgs) { r, &r->server[i] };
+        if (!memx_worker_start(&r->server[i].link, "memx-link",
+                               memx_link_thread, args, error)) {
+            g_free(args);
+            return false;
+        }
+    }
+    return true;
+}
+
+MemxRegion *memx_region_new_over(const MemxOptions *o,
+                                 const MemxTransport *transport,
+                                 GError **error)
+{
+    MemxRegion *r;
+
+    if (!check_options(o, error)) {
+        return NULL;
+    }
+    r = g_new0(MemxRegion, 1);
+    g_mutex_init(&r->lock);
+    g_cond_init(&r->changed);
+    r->uffd = r->pagemap_fd = -1;
+    r->transport = transport;
+    r->keep_copies = o->keep_copies;
+    r->server_timeout_ns = o->server_timeout_ms * 1000000ull;
+    r->event = o->event;
+    r->opaque = o->opaque;
+    r->host_swap = host_swaps();
+
+    r->uffd = memx_uffd_open(0, NULL, error);
+    if (r->uffd < 0 || !map_memory(r, o, error) || !make_tables(r, o, error)) {
+        goto fail;
+    }
+    r->hash = memx_page_hash_new(error);
+    if (!r->hash || !register_memory(r, error)) {
+        goto fail;
+    }
+    r->fill_by_move = memx_fill_probe(r);
+    if (!memx_pool_open(r, o, error) || !start_threads(r, error)) {
+        goto fail;
+    }
+    return r;
+
+fail:
+    memx_region_free(r);
+    return NULL;
+}
+
+MemxRegion *memx_region_new(const MemxOptions *options, GError **error)
+{
+    return memx_region_new_over(options, &memx_transport_tcp, error);
+}
+
+void memx_region_free(MemxRegion *r)
+{
+    if (!r) {
+        return;
+    }
+    g_atomic_int_set(&r->stop, 1);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        memx_worker_join(&r->server[i].link);
+    }
+    memx_worker_join(&r->fetch);
+    memx_worker_join(&r->store);
+    memx_worker_join(&r->faults);
+    memx_worker_join(&r->session);
+    memx_pool_close(r);
+    if (r->uffd >= 0) {
+        close(r->uffd); /* unregisters */
+    }
+    if (r->pagemap_fd >= 0) {
+        close(r->pagemap_fd);
+    }
+    if (r->owns_base) {
+        munmap(r->base, r->size_bytes);
+    }
+    if (r->zeros) {
+        munmap((void *)r->zeros, MEMX_GROUP_BYTES);
+    }
+    memx_faults_destroy(r);
+    memx_staging_destroy(&r->staging);
+    memx_history_destroy(&r->history);
+    memx_page_table_destroy(&r->table);
+    memx_page_hash_free(r->hash);
+    g_cond_clear(&r->changed);
+    g_mutex_clear(&r->lock);
+    g_free(r);
+}
+
+void *memx_region_base(MemxRegion *r)
+{
+    return r->base;
+}
+
+bool memx_region_set_local_bytes(MemxRegion *r, uint64_t local_bytes,
+                                 GError **error)
+{
+    uint64_t limit = local_bytes / MEMX_PAGE_BYTES;
+    bool lower;
+
+    if (!check_local(r->size_bytes, r->chunk_bytes, local_bytes, error)) {
+        return false;
+    }
+    g_mutex_lock(&r->lock);
+    lower = limit < r->limit;
+    g_mutex_unlock(&r->lock);
+    if (lower && !memx_pool_reserve(r, limit, error)) {
+        return false;
+    }
+    g_mutex_lock(&r->lock);
+    r->limit = limit;
+    memx_watermarks_locked(r);
+    memx_worker_ring(&r->store);
+    g_mutex_unlock(&r->lock);
+    if (!lower) {
+        memx_pool_reserve(r, limit, NULL); /* a larger one does no harm */
+    }
+    return true;
+}

@@ -1,0 +1,333 @@
+/*
+ * The inside of a region: what the engine's threads share.
+ *
+ * Theory of operation
+ *
+ * A region has these threads:
+ *
+ *   fault    reads the userfaultfd, resolves each fault: a first touch with
+ *            zeros, a staged page from staging, a remote one by a request on
+ *            its own connection (lane) to the server, and installs the
+ *            answers.  Nothing else ever runs on it, so no fault waits behind
+ *            bulk traffic.                                    pager-fault.c
+ *   store    evicts: takes pages of the coldest chunk out into staging, asks
+ *            or stores on the ordered lane, gives frames back; drops what
+ *            servers hold in vain; reserves.                  pager-store.c
+ *   fetch    prefetches runs of pages into staging and moves them into the
+ *            guest.                                           pager-fetch.c
+ *   link     one per server: connects its three lanes, again after a loss,
+ *            and hands them to the threads that own them.     link.c
+ *   session  ages the history, watches the clock, calls the event function.
+ *                                                             session.c
+ *
+ * One lock protects what they share: the network page table, history, slots,
+ * the budget and the servers' books.  It is held for table look-ups only,
+ * never across a system call that may wait, a userfaultfd ioctl or a network
+ * transfer; two marks in the chunk (installing, exclusive; see page-table.h)
+ * keep it theirs while the lock is open.  docs/locking.md has the whole.
+ *
+ * The budget: `held` counts guest pages, slots' frames and the pages that
+ * fetches in flight will need, and never exceeds `limit`.  When what is free
+ * falls below `low`, the store thread evicts until it is `high`.
+ *
+ * A fault that can't be resolved now (no budget, server away, chunk exclusive)
+ * is forgotten: the thread stays asleep, and when the obstacle is gone it is
+ * woken, faults again, and its message comes anew.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef MEMX_REGION_H
+#define MEMX_REGION_H
+
+#include <poll.h>
+#include <time.h>
+#include "history.h"
+#include "memx.h"
+#include "page-hash.h"
+#include "page-table.h"
+#include "peer.h"
+#include "staging.h"
+#include "streams.h"
+
+#define MEMX_FAULTS_MAX 64      /* pages that waiting threads fetch at once */
+#define MEMX_PREFETCH_QUEUE 256
+#define MEMX_EVENT_QUEUE 64
+#define MEMX_PERIOD_NS 1000000000ull /* of ageing */
+#define MEMX_STALL_NS 2000000000ull  /* without an answer: health is stalled */
+#define MEMX_FULL_NS 1000000000ull   /* then a full server is asked again */
+
+/* An engine thread's doorbell and life. */
+typedef struct MemxWorker {
+    GThread *thread;
+    int wake_fd;
+    int rung;               /* atomic: wake_fd was written, not yet read */
+} MemxWorker;
+
+/* One of a server's three connections. */
+typedef struct MemxLaneState {
+    /* Protected by the lock. */
+    bool up;                /* the owner has a working channel */
+    MemxChannel *incoming;  /* from link, for the owner to adopt */
+    unsigned in_flight;
+    uint64_t progress_ns;   /* of the last answer, or of the first request
+                               after an idle time */
+    uint64_t submitted;     /* calls on this channel */
+    uint64_t completed;
+    /* The owner's. */
+    MemxChannel *channel;
+} MemxLaneState;
+
+typedef struct MemxServer {
+    /* Constant after creation. */
+    MemxPeer *peer;
+    unsigned index;
+    MemxOpen open;          /* space id, secret, ...; lane is filled in */
+    bool opened;            /* the space was created: it must be closed */
+
+    /* Protected by the lock. */
+    uint32_t chunk_quota;   /* chunks that may be placed here */
+    MemxLaneState lane[MEMX_LANE_FETCH + 1]; /* by MemxLane */
+    MemxServerHealth health;
+    bool lost;              /* a SERVER_LOST event is out */
+    uint64_t reserved_pages;
+    uint64_t remote_pages;  /* stored, not present */
+    uint64_t kept_pages;    /* stored and present */
+    uint64_t free_pages;
+    uint64_t capacity_pages;
+    uint32_t load_permille;
+    uint32_t n_chunks;      /* placed here */
+    bool full;              /* refused a store; nothing was freed since */
+    uint64_t full_since_ns;
+    uint64_t waiting_since_ns; /* a thread waits for a page of it; 0: none */
+    unsigned dropped;       /* faults forgotten for its sake */
+    unsigned faults;        /* faults in flight to it */
+    uint64_t stored_bytes;
+    uint64_t fetched_bytes;
+    uint64_t reconnects;
+    uint8_t instance[MEMX_ID_BYTES];
+
+    /* The store thread's. */
+    uint64_t kept_cursor;   /* group at which to look for kept copies */
+
+    MemxWorker link;
+} MemxServer;
+
+/* A page on its way for a thread that waits; the fault thread's. */
+typedef struct MemxFault {
+    unsigned server;
+    uint64_t start_ns;
+    uint8_t *buffer;
+    struct iovec iov;
+    MemxCall call;
+} MemxFault;
+
+typedef struct MemxPrefetch {
+    uint64_t group;
+    uint64_t mask;
+} MemxPrefetch;
+
+/* Something that an API thread asks of the store thread. */
+typedef struct MemxControl {
+    unsigned server;
+    uint64_t reserve_pages;
+    bool done;
+    bool abandoned;         /* nobody waits any more: whoever ends it frees */
+    int status;             /* 0, -errno */
+    unsigned error;         /* MemxError */
+    MemxCall call;
+    struct MemxControl *next;
+} MemxControl;
+
+/* A DROP on its way. */
+#define MEMX_DROPS_MAX 64
+typedef struct MemxDrop {
+    bool busy;
+    uint32_t chunk;
+    MemxCall call;
+} MemxDrop;
+
+typedef struct MemxQueuedEvent {
+    MemxEventType type;
+    int server;             /* or -1 */
+} MemxQueuedEvent;
+
+typedef struct MemxCounters {
+    uint64_t first_touch, remote, staged, starved;
+    uint64_t prefetched, prefetch_wasted;
+    uint64_t evicted, unchanged, zero, busy, refaults, discarded;
+    uint64_t latency[MEMX_LATENCY_BUCKETS];
+} MemxCounters;
+
+struct MemxRegion {
+    /* Constant after creation. */
+    uint8_t *base;
+    uint64_t size_bytes;
+    uint64_t chunk_bytes;
+    bool owns_base;
+    MemxKeepCopies keep_copies;
+    uint64_t server_timeout_ns;
+    MemxEventFunc *event;
+    void *opaque;
+    int uffd;
+    int pagemap_fd;
+    bool fill_by_move;
+    bool host_swap;
+    const MemxTransport *transport;
+    unsigned n_servers;
+    MemxServer *server;
+    const uint8_t *zeros;   /* a group of them */
+    uint8_t client_id[MEMX_ID_BYTES];
+
+    int stop;               /* atomic: threads shall end */
+
+    GMutex lock;
+    GCond changed;          /* installing or exclusive ended, control done */
+
+    /* Protected by the lock. */
+    MemxPageTable table;
+    MemxHistory history;
+    MemxStaging staging;
+    MemxStreams streams;    /* faults only, but read for statistics */
+    uint64_t limit;         /* local-size in pages */
+    uint64_t held;
+    uint64_t low, high;     /* free pages: evict below, until */
+    bool starved;           /* a fault found no budget */
+    uint64_t starved_since_ns;
+    bool stalled;           /* a STALLED event is out */
+    bool bug;
+    MemxPrefetch prefetch[MEMX_PREFETCH_QUEUE];
+    unsigned prefetch_head, prefetch_n;
+    MemxControl *control;
+    MemxQueuedEvent queue[MEMX_EVENT_QUEUE];
+    unsigned queue_head, queue_n;
+    MemxCounters count;
+    uint64_t fault_busy;    /* a bit per fault[]: in flight */
+    uint64_t fault_page[MEMX_FAULTS_MAX];
+    uint64_t fetch_used_ns; /* when prefetch was used last */
+    uint64_t promoted_last, promotion_rate;
+    uint64_t faults_at_age;
+
+    /* The fault thread's. */
+    MemxFault fault[MEMX_FAULTS_MAX];
+    uint8_t *fault_buffers;
+
+    /* The store thread's. */
+    MemxPageHash *hash;
+    bool evicting;
+    MemxDrop drop[MEMX_DROPS_MAX];
+    unsigned n_drops;       /* in flight */
+
+    MemxWorker faults, store, fetch, session;
+};
+
+static inline uint64_t memx_now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static inline void *memx_page_hva(const MemxRegion *r, uint64_t page)
+{
+    return r->base + page * MEMX_PAGE_BYTES;
+}
+
+static inline void *memx_group_hva(const MemxRegion *r, uint64_t group)
+{
+    return r->base + group * MEMX_GROUP_BYTES;
+}
+
+static inline uint64_t memx_free_pages(const MemxRegion *r)
+{
+    return r->limit > r->held ? r->limit - r->held : 0;
+}
+
+static inline bool memx_stopping(const MemxRegion *r)
+{
+    return g_atomic_int_get(&r->stop);
+}
+
+/* worker.c: start returns false when there is no descriptor or thread. */
+bool memx_worker_start(MemxWorker *worker, const char *name,
+                       GThreadFunc func, void *data, GError **error);
+void memx_worker_join(MemxWorker *worker);
+void memx_worker_ring(MemxWorker *worker);    /* Fault path. */
+/* By the worker, when its wake_fd is readable, before it looks. */
+void memx_worker_silence(MemxWorker *worker);
+
+/* books.c: what several threads do to the shared tables; all _locked. */
+
+/* Makes a group's words @present and @stored, and keeps every count right. */
+void memx_set_group_locked(MemxRegion *r, uint64_t group, uint64_t present,
+                           uint64_t stored);
+/* Takes @n pages of budget; rings the store thread when it runs low. */
+bool memx_budget_take_locked(MemxRegion *r, uint64_t n);
+void memx_budget_give_locked(MemxRegion *r, uint64_t n);
+/* Remembers that a thread was left waiting for room. */
+void memx_starve_locked(MemxRegion *r);
+/* Ends an exclusive or installing phase; true: wake the chunk's range. */
+bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk);
+void memx_installing_end_locked(MemxRegion *r, uint32_t chunk);
+/* After installing from a server: may its copy stay?  If not it is marked for
+ * trimming. */
+void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask);
+/* Does the server take pages now? */
+static inline bool memx_server_stores(const MemxServer *s)
+{
+    return s->lane[MEMX_LANE_ORDERED].up && !s->full &&
+           s->health != MEMX_SERVER_EMPTY;
+}
+/* Places a chunk that has no server, by room and load; -1 if none will have
+ * it.  MEMX_CHUNK_NONE only asks. */
+int memx_place_locked(MemxRegion *r, uint32_t chunk);
+void memx_event_post_locked(MemxRegion *r, MemxEventType type, int server);
+void memx_wake_chunk(MemxRegion *r, uint32_t chunk); /* Unlocked. */
+void memx_wake_all(MemxRegion *r);                   /* Unlocked. */
+void memx_watermarks_locked(MemxRegion *r);
+
+/* lane.c: what the three owners do with their lanes. */
+int memx_lane_submit(MemxRegion *r, MemxServer *s, MemxLane lane,
+                     MemxCall *call);
+MemxCall *memx_lane_progress(MemxRegion *r, MemxServer *s, MemxLane lane);
+/* Adopts what link handed over; closes a dead channel.  True: it is a new
+ * one, and what was in flight must be asked again. */
+bool memx_lane_refresh(MemxRegion *r, MemxServer *s, MemxLane lane);
+void memx_lane_close(MemxRegion *r, MemxServer *s, MemxLane lane);
+/* Fills pfd[0..] with the worker's bell and its lanes; returns how many. */
+int memx_lane_poll(MemxRegion *r, MemxWorker *worker, MemxLane lane,
+                   struct pollfd *pfd);
+#define MEMX_LANE_POLL_MAX (1 + MEMX_SERVERS_MAX)
+
+/* Thread functions, and what each file offers to the others. */
+void *memx_fault_thread(void *region);
+void *memx_store_thread(void *region);
+void *memx_fetch_thread(void *region);
+void *memx_session_thread(void *region);
+void *memx_link_thread(void *server_and_region);
+typedef struct MemxLinkArgs {
+    MemxRegion *region;
+    MemxServer *server;
+} MemxLinkArgs;
+
+bool memx_faults_init(MemxRegion *r, GError **error);
+void memx_faults_destroy(MemxRegion *r);
+void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask);
+
+/* pool.c: the servers together.  By API threads only. */
+bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error);
+/* Drops the spaces that were opened; the other threads have ended. */
+void memx_pool_close(MemxRegion *r);
+/* Makes the reservation fit a local size of @limit pages. */
+bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error);
+
+/* memx_region_new() over a transport of the caller's choice. */
+MemxRegion *memx_region_new_over(const MemxOptions *options,
+                                 const MemxTransport *transport,
+                                 GError **error);
+
+/* fill-probe.c: is MOVE faster than COPY for a group, with a second thread
+ * running? */
+bool memx_fill_probe(MemxRegion *r);
+
+#endif

@@ -1,0 +1,119 @@
+/*
+ * Statistics: a snapshot of the books.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <string.h>
+#include "region.h"
+
+static void server_stats_locked(MemxServer *s, MemxServerStats *out)
+{
+    g_strlcpy(out->address, s->peer->address, sizeof(out->address));
+    out->health = s->health;
+    out->remote_bytes = s->remote_pages * MEMX_PAGE_BYTES;
+    out->kept_bytes = s->kept_pages * MEMX_PAGE_BYTES;
+    out->reserved_bytes = s->reserved_pages * MEMX_PAGE_BYTES;
+    out->free_bytes = s->free_pages * MEMX_PAGE_BYTES;
+    out->capacity_bytes = s->capacity_pages * MEMX_PAGE_BYTES;
+    out->load_permille = s->load_permille;
+    out->stored_bytes = s->stored_bytes;
+    out->fetched_bytes = s->fetched_bytes;
+    out->reconnects = s->reconnects;
+    for (unsigned i = 0; i <= MEMX_LANE_FETCH; i++) {
+        out->queue_depth += s->lane[i].in_flight;
+    }
+}
+
+/* The upper bound of the bucket in which the quantile lies, interpolated. */
+static uint64_t quantile_ns(const uint64_t *bucket, unsigned permille)
+{
+    uint64_t total = 0, sum = 0, rank;
+
+    for (unsigned i = 0; i < MEMX_LATENCY_BUCKETS; i++) {
+        total += bucket[i];
+    }
+    if (!total) {
+        return 0;
+    }
+    rank = (total * permille + 999) / 1000;
+    for (unsigned i = 0; i < MEMX_LATENCY_BUCKETS; i++) {
+        if (sum + bucket[i] >= rank) {
+            uint64_t low = i ? 1000ull << i : 0;
+            uint64_t width = (1000ull << (i + 1)) - low;
+
+            return low + width * (rank - sum) / bucket[i];
+        }
+        sum += bucket[i];
+    }
+    return 0;
+}
+
+void memx_region_stats(MemxRegion *r, MemxStats *out)
+{
+    MemxCounters *n = &r->count;
+    uint64_t staged = 0, never;
+
+    memset(out, 0, sizeof(*out));
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->staging.n_slots; i++) {
+        MemxSlot *slot = &r->staging.slot[i];
+
+        if (memx_slot_is_out(slot)) {
+            staged += memx_mask_pages(slot->staged &
+                                      ~r->table.present[slot->group]);
+        }
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+
+        out->remote_bytes += s->remote_pages * MEMX_PAGE_BYTES;
+        out->faults_waiting += s->dropped;
+        server_stats_locked(s, &out->servers[i]);
+    }
+    out->n_servers = r->n_servers;
+    out->size_bytes = r->size_bytes;
+    out->local_limit_bytes = r->limit * MEMX_PAGE_BYTES;
+    out->local_bytes = r->held * MEMX_PAGE_BYTES;
+    out->staged_bytes = staged * MEMX_PAGE_BYTES;
+    out->chunk_bytes = r->chunk_bytes;
+    never = r->table.n_pages - r->table.n_present;
+    never -= MIN(never, out->remote_bytes / MEMX_PAGE_BYTES + staged);
+    out->never_written_bytes = never * MEMX_PAGE_BYTES;
+    out->faults = n->first_touch + n->remote + n->staged;
+    out->faults_first_touch = n->first_touch;
+    out->faults_remote = n->remote;
+    out->faults_staged = n->staged;
+    out->faults_waiting += memx_mask_pages(r->fault_busy);
+    out->starved = n->starved;
+    out->prefetched_pages = n->prefetched;
+    out->prefetch_wasted_pages = n->prefetch_wasted;
+    out->evicted_pages = n->evicted;
+    out->evicted_unchanged_pages = n->unchanged;
+    out->evicted_zero_pages = n->zero;
+    out->evict_busy_pages = n->busy;
+    out->refaults = n->refaults;
+    out->discarded_pages = n->discarded;
+    out->promotion_pages_per_s = r->promotion_rate;
+    memcpy(out->fetch_latency, n->latency, sizeof(n->latency));
+    out->fill = r->fill_by_move ? "move" : "copy";
+    out->host_swap = r->host_swap;
+    g_mutex_unlock(&r->lock);
+    out->tracker = "faults";
+    out->fetch_p50_ns = quantile_ns(out->fetch_latency, 500);
+    out->fetch_p99_ns = quantile_ns(out->fetch_latency, 990);
+}
+
+const char *memx_server_health_name(MemxServerHealth health)
+{
+    switch (health) {
+    case MEMX_SERVER_UP:
+        return "up";
+    case MEMX_SERVER_DOWN:
+        return "down";
+    case MEMX_SERVER_STALLED:
+        return "stalled";
+    case MEMX_SERVER_EMPTY:
+    default:
+        return "empty";
+    }
+}

@@ -1,0 +1,99 @@
+/*
+ * Streams; see the header.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <string.h>
+#include "streams.h"
+
+#define WINDOW_FIRST 8
+
+void memx_streams_init(MemxStreams *s, uint32_t window_max)
+{
+    memset(s, 0, sizeof(*s));
+    s->window_max = window_max;
+    for (unsigned i = 0; i < MEMX_STREAMS; i++) {
+        s->stream[i].at = UINT64_MAX / 2;
+        s->stream[i].ahead = UINT64_MAX / 2;
+    }
+}
+
+static int continues(const MemxStream *st, uint64_t page)
+{
+    uint64_t slack = MEMX_STREAM_SLACK_PAGES;
+    uint64_t low = st->at < st->ahead ? st->at : st->ahead;
+    uint64_t high = st->at < st->ahead ? st->ahead : st->at;
+
+    if (!st->window) {
+        if (page > st->at && page - st->at <= slack) {
+            return 1;
+        }
+        return page < st->at && st->at - page <= slack ? -1 : 0;
+    }
+    if (st->direction > 0) {
+        return page > low && page < high + slack ? 1 : 0;
+    }
+    return page < high && page + slack > low ? -1 : 0;
+}
+
+static void set_range(MemxStream *st, uint64_t page, uint64_t *first,
+                      uint64_t *end)
+{
+    uint64_t from, to;
+
+    if (st->direction > 0) {
+        from = st->ahead > page + 1 ? st->ahead : page + 1;
+        to = page + 1 + st->window;
+        /* Ask for half a window at a time at least. */
+        if (from < to && to - from >= st->window / 2) {
+            *first = from;
+            *end = st->ahead = to;
+        } else if (st->ahead <= page) {
+            st->ahead = page + 1;
+        }
+        return;
+    }
+    to = st->ahead < page ? st->ahead : page;
+    from = page > st->window ? page - st->window : 0;
+    if (from < to && to - from >= st->window / 2) {
+        *first = st->ahead = from;
+        *end = to;
+    } else if (st->ahead > page) {
+        st->ahead = page;
+    }
+}
+
+uint32_t memx_streams_fault(MemxStreams *s, uint64_t page, uint64_t *first,
+                            uint64_t *end, int *direction)
+{
+    MemxStream *oldest = &s->stream[0];
+
+    *first = *end = page;
+    *direction = 1;
+    s->faults++;
+    for (unsigned i = 0; i < MEMX_STREAMS; i++) {
+        MemxStream *st = &s->stream[i];
+        int d = continues(st, page);
+
+        if (d) {
+            if (!st->window) {
+                st->direction = d;
+                st->ahead = page;
+                st->window = WINDOW_FIRST / 2;
+            }
+            st->window = st->window * 2 < s->window_max ? st->window * 2
+                                                        : s->window_max;
+            st->used = s->faults;
+            set_range(st, page, first, end);
+            st->at = page;
+            *direction = st->direction;
+            return st->window;
+        }
+        if (st->used < oldest->used) {
+            oldest = st;
+        }
+    }
+    *oldest = (MemxStream) { .at = page, .ahead = page, .direction = 1,
+                             .used = s->faults };
+    return 0;
+}
