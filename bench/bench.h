@@ -28,6 +28,7 @@ typedef struct Options {
     char *memserver;        /* path of the daemon */
     char *self;             /* path of this program, to start workers */
     char *scratch;          /* directory for a swap file */
+    char *output;           /* file for the JSON, or NULL */
     int repetitions;        /* without the warm-up, which is dropped */
     gboolean quick;         /* small: to see that it works, not how fast */
     bool json;

@@ -72,6 +72,8 @@ static bool parse(int *argc, char ***argv, Options *options, int *limit_s,
     const GOptionEntry entries[] = {
         { "json", 0, 0, G_OPTION_ARG_NONE, &json,
           "Print JSON instead of a table", NULL },
+        { "output", 0, 0, G_OPTION_ARG_FILENAME, &options->output,
+          "Write the JSON into a file as well", "FILE" },
         { "quick", 0, 0, G_OPTION_ARG_NONE, &options->quick,
           "Small and short: to see that it works, not how fast", NULL },
         { "repetitions", 0, 0, G_OPTION_ARG_INT, &options->repetitions,
@@ -94,11 +96,16 @@ static bool parse(int *argc, char ***argv, Options *options, int *limit_s,
         return false;
     }
     options->json = json;
-    if (*argc != 2 || !(*command = command_find((*argv)[1]))) {
+    if (*argc != 2) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "%s%s: name one command of those that --help lists",
-                    *argc < 2 ? "no command" : "not a command: ",
-                    *argc < 2 ? "" : (*argv)[*argc == 2 ? 1 : 2]);
+                    "%s: name one command of those that --help lists",
+                    *argc < 2 ? "no command" : "more than one command");
+        return false;
+    }
+    *command = command_find((*argv)[1]);
+    if (!*command) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "no such command: %s; --help lists them", (*argv)[1]);
         return false;
     }
     if (options->repetitions == 0) {
@@ -151,7 +158,6 @@ static void warn_of_load(Report *report)
 static int run(const Options *options, const Command *command)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *text = NULL;
     Report *report = report_new(command->name, options->quick,
                                 options->repetitions);
     bool ok;
@@ -159,12 +165,17 @@ static int run(const Options *options, const Command *command)
     warn_of_load(report);
     ok = command->func(options, report, &error);
     if (ok) {
-        text = options->json ? report_json(report) : report_table(report);
-        fputs(text, stdout);
-        ok = fflush(stdout) == 0;
-    } else {
+        g_autofree char *json = report_json(report);
+        g_autofree char *table = report_table(report);
+
+        fputs(options->json ? json : table, stdout);
+        ok = fflush(stdout) == 0 &&
+             (!options->output ||
+              g_file_set_contents(options->output, json, -1, &error));
+    }
+    if (!ok) {
         fprintf(stderr, "memx-bench %s: %s\n", command->name,
-                error->message);
+                error ? error->message : "cannot print");
     }
     report_free(report);
     return ok ? 0 : 1;
@@ -199,5 +210,6 @@ int main(int argc, char **argv)
     g_free(options.memserver);
     g_free(options.self);
     g_free(options.scratch);
+    g_free(options.output);
     return status;
 }
