@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Theory of operation
+ *
+ * One thread a connection; it blocks in the channel and does one request at a
+ * time, start to end.  What it does to its space is final when it answers,
+ * and it does nothing to it between requests; so when the thread is gone
+ * (ms_lanes_leave) nothing of the connection can still be applied.
+ *
+ * It ends when the channel fails: the peer closed it or went silent, sent
+ * what no correct peer sends, or somebody called memx_channel_shutdown().
+ *
+ * Fault path: next, FETCH, reply; no lock and no allocation in between.
+ */
+#include <errno.h>
+#include <string.h>
+#include "connection.h"
+#include "lanes.h"
+#include "log.h"
+
+/* Fault path. */
+int ms_connection_reply(MsConnection *connection, MemxReply *reply,
+                        const void *body, const struct iovec *iov, int n)
+{
+    MsServer *server = connection->server;
+
+    reply->load_permille = atomic_load_explicit(&server->load_permille,
+                                                memory_order_relaxed);
+    if (connection->space) {
+        const MsStore *store = connection->space->store;
+
+        reply->free_pages = ms_store_free_pages(store);
+        reply->capacity_pages = store->capacity_pages;
+        reply->space_pages = atomic_load_explicit(
+            &connection->space->held_pages, memory_order_relaxed);
+    } else if (connection->stage != MS_STAGE_STRANGER) {
+        /* What it is about to reserve, or doctor wants to know. */
+        g_mutex_lock(&server->lock);
+        if (server->store) {
+            reply->free_pages = ms_store_free_pages(server->store);
+            reply->capacity_pages = server->store->capacity_pages;
+        }
+        g_mutex_unlock(&server->lock);
+    }
+    return memx_channel_reply(connection->channel, reply, body, iov, n);
+}
+
+int ms_connection_refuse(MsConnection *connection, MemxError error)
+{
+    MemxReply reply = { .error = error };
+
+    ms_count(connection, MS_COUNT_REFUSALS, 1);
+    memx_channel_pull(connection->channel, NULL, -1);
+    return ms_connection_reply(connection, &reply, NULL, NULL, 0);
+}
+
+static int refuse_errno(MsConnection *connection, int error)
+{
+    switch (error) {
+    case -ERANGE:
+        return ms_connection_refuse(connection, MEMX_ERR_RANGE);
+    case -ENOENT:
+        return ms_connection_refuse(connection, MEMX_ERR_NOT_HELD);
+    case -ENOSPC:
+        return ms_connection_refuse(connection, MEMX_ERR_FULL);
+    default:
+        ms_log_error("%s: unexpected: %s", connection->peer,
+                     g_strerror(-error));
+        return ms_connection_refuse(connection, MEMX_ERR_INTERNAL);
+    }
+}
+
+static int done(MsConnection *connection, uint64_t mask)
+{
+    MemxReply reply = { .mask = mask };
+
+    return ms_connection_reply(connection, &reply, NULL, NULL, 0);
+}
+
+/* Fault path. */
+static int serve_fetch(MsConnection *connection, const MemxRequest *request)
+{
+    MsSpace *space = connection->space;
+    unsigned n = memx_mask_pages(request->mask);
+    MemxReply reply = {
+        .mask = request->mask,
+        .payload_bytes = n * MEMX_PAGE_BYTES,
+    };
+    MsFrame frames[MEMX_GROUP_PAGES];
+    struct iovec iov[MEMX_GROUP_PAGES];
+    int ret;
+
+    ret = ms_space_pin(space, connection->lane, request->group,
+                       request->mask, frames);
+    if (ret < 0) {
+        return refuse_errno(connection, ret);
+    }
+    ms_count(connection, MS_COUNT_FETCHES, 1);
+    ms_count(connection, MS_COUNT_FETCHED_PAGES, n);
+    ret = ms_connection_reply(
+        connection, &reply, NULL, iov,
+        ms_frames_iov(space->store->frames, frames, n, iov));
+    ms_space_unpin(space, connection->lane);
+    return ret;
+}
+
+static int serve_store(MsConnection *connection, const MemxRequest *request,
+                       const uint8_t *body)
+{
+    MsSpace *space = connection->space;
+    unsigned n = memx_mask_pages(request->mask);
+    MsFrame frames[MEMX_GROUP_PAGES];
+    struct iovec iov[MEMX_GROUP_PAGES];
+    int ret;
+
+    ret = ms_space_store_begin(space, request->group, request->mask, frames);
+    if (ret < 0) {
+        return refuse_errno(connection, ret);
+    }
+    ret = memx_channel_pull(
+        connection->channel, iov,
+        ms_frames_iov(space->store->frames, frames, n, iov));
+    if (ret < 0) {
+        ms_space_store_abort(space, frames, request->mask);
+        return ret;
+    }
+    ms_space_store_commit(space, request->group, request->mask, frames, body);
+    ms_count(connection, MS_COUNT_STORES, 1);
+    ms_count(connection, MS_COUNT_STORED_PAGES, n);
+    return done(connection, 0);
+}
+
+static int serve_compare(MsConnection *connection, const MemxRequest *request,
+                         const uint8_t *body)
+{
+    unsigned n = memx_mask_pages(request->mask);
+    uint64_t differ;
+    int ret;
+
+    ret = ms_space_compare(connection->space, request->group, request->mask,
+                           body, &differ);
+    if (ret < 0) {
+        return refuse_errno(connection, ret);
+    }
+    ms_count(connection, MS_COUNT_COMPARED_PAGES, n);
+    ms_count(connection, MS_COUNT_SAME_PAGES, n - memx_mask_pages(differ));
+    return done(connection, differ);
+}
+
+static int serve_drop(MsConnection *connection, const MemxRequest *request)
+{
+    int ret = ms_space_drop(connection->space, request->group,
+                            request->mask);
+
+    if (ret < 0) {
+        return refuse_errno(connection, ret);
+    }
+    ms_count(connection, MS_COUNT_DROPPED_PAGES,
+             memx_mask_pages(request->mask));
+    return done(connection, 0);
+}
+
+static int serve_reserve(MsConnection *connection, const MemxRequest *request)
+{
+    int ret = ms_space_reserve(connection->space, request->group);
+
+    return ret < 0 ? refuse_errno(connection, ret) : done(connection, 0);
+}
+
+static int serve_close(MsConnection *connection)
+{
+    MsServer *server = connection->server;
+    MsSpace *space = connection->space;
+    bool mine;
+
+    g_mutex_lock(&server->lock);
+    mine = ms_lanes_end_space_locked(server, space, connection);
+    g_mutex_unlock(&server->lock);
+    if (!mine) {
+        return ms_connection_refuse(connection, MEMX_ERR_NO_SPACE);
+    }
+    ms_log_info("space of VM '%s' closed by its client",
+                space->record->vm_name);
+    ms_store_destroy(space->store, space);
+    return done(connection, 0);
+}
+
+static int serve_ordered(MsConnection *connection, const MemxRequest *request,
+                         const uint8_t *body)
+{
+    switch (request->opcode) {
+    case MEMX_OP_STORE:
+        return serve_store(connection, request, body);
+    case MEMX_OP_COMPARE:
+        return serve_compare(connection, request, body);
+    case MEMX_OP_DROP:
+        return serve_drop(connection, request);
+    case MEMX_OP_RESERVE:
+        return serve_reserve(connection, request);
+    case MEMX_OP_CLOSE:
+        return serve_close(connection);
+    default:
+        return ms_connection_refuse(connection, MEMX_ERR_LANE);
+    }
+}
+
+static int serve(MsConnection *connection, const MemxRequest *request,
+                 const uint8_t *body)
+{
+    if (request->opcode == MEMX_OP_FETCH && connection->space) {
+        return serve_fetch(connection, request);
+    }
+    if (!connection->space) {
+        atomic_store_explicit(&connection->active_us,
+                              g_get_monotonic_time(), memory_order_relaxed);
+    }
+    if (request->opcode == MEMX_OP_PING &&
+        connection->stage != MS_STAGE_STRANGER) {
+        return done(connection, 0);
+    }
+    if (!connection->space) {
+        return ms_handshake(connection, request, body);
+    }
+    if (connection->lane == MEMX_LANE_ORDERED) {
+        return serve_ordered(connection, request, body);
+    }
+    return ms_connection_refuse(connection, MEMX_ERR_LANE);
+}
+
+static void end(MsConnection *connection)
+{
+    MsServer *server = connection->server;
+
+    ms_lanes_leave(connection);
+    g_mutex_lock(&server->lock);
+    g_queue_unlink(&server->connections, &connection->link);
+    if (connection->stage == MS_STAGE_STRANGER && !connection->doomed) {
+        server->n_strangers--;
+    }
+    for (int i = 0; i < MS_N_COUNTERS; i++) {
+        server->counters[i] += atomic_load(&connection->counters[i]);
+    }
+    memx_channel_close(connection->channel);
+    g_free(connection->peer);
+    g_free(connection);
+    g_cond_broadcast(&server->changed);
+    g_mutex_unlock(&server->lock);
+}
+
+void *ms_connection_thread(void *opaque)
+{
+    MsConnection *connection = opaque;
+    uint8_t body[MEMX_BODY_MAX];
+    MemxRequest request;
+    int ret;
+
+    do {
+        ret = memx_channel_next(connection->channel, &request, body);
+        if (ret == 0) {
+            ret = serve(connection, &request, body);
+        } else if (ret == -EPROTO) {
+            ms_log_stranger("%s: sent what is not MemX's protocol; connection "
+                            "closed", connection->peer);
+            ms_connection_refuse(connection, MEMX_ERR_MALFORMED);
+        }
+    } while (ret == 0);
+    end(connection);
+    return NULL;
+}

@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A space: its page sub-table, and what can be done with its pages.
+ */
+#ifndef MS_SPACE_H
+#define MS_SPACE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "backing.h"
+#include "frames.h"
+#include "memx-protocol.h"
+
+typedef struct MsStore MsStore;
+struct MsConnection;
+
+/* Lanes that read while the ordered lane writes. */
+#define MS_READ_LANES 2
+#define MS_LANES (MEMX_LANE_FETCH + 1)
+
+/* What connections count; ms_counter_names[] has what they are called. */
+typedef enum MsCounter {
+    MS_COUNT_FETCHES,
+    MS_COUNT_FETCHED_PAGES,
+    MS_COUNT_STORES,
+    MS_COUNT_STORED_PAGES,
+    MS_COUNT_COMPARED_PAGES,
+    MS_COUNT_SAME_PAGES,
+    MS_COUNT_DROPPED_PAGES,
+    MS_COUNT_REFUSALS,
+    MS_N_COUNTERS,
+} MsCounter;
+
+/* The frames that a read lane is sending right now. */
+typedef struct MsPins {
+    _Atomic uint32_t n;
+    _Atomic uint32_t entries[MEMX_GROUP_PAGES];
+} MsPins;
+
+typedef struct MsSpace {
+    /* Constant. */
+    MsStore *store;
+    MsRecord *record;
+    uint32_t slot;
+    uint64_t size_pages;
+    _Atomic uint32_t *table;    /* size_pages entries */
+
+    /* Written by the ordered lane, read by all. */
+    _Atomic uint64_t *present;  /* a bit for each 4 KiB of `table` that is
+                                   not a hole */
+    _Atomic uint64_t held_pages;
+    _Atomic uint64_t table_pages; /* bits set in `present` */
+
+    /* Of the ordered lane. */
+    uint64_t charged_pages;     /* what it takes of the store's capacity */
+    MsFrame limbo[MEMX_GROUP_PAGES * (MS_READ_LANES + 1)];
+    unsigned n_limbo;           /* replaced, but still being sent */
+
+    /* Each of one read lane. */
+    MsPins pins[MS_READ_LANES];
+
+    /* The server's, protected by its lock; see lanes.c. */
+    struct MsConnection *lanes[MS_LANES];
+    bool ending;                /* no lane may come any more */
+    uint64_t counters[MS_N_COUNTERS]; /* of connections that ended */
+} MsSpace;
+
+/*
+ * All of the following return 0 or -errno:
+ *   -ERANGE  @group and @mask reach beyond the space
+ *   -ENOENT  a page is not held
+ *   -ENOSPC  the store is full; nothing was changed
+ * Lists have an element for each bit of @mask, in ascending order.
+ */
+
+/*
+ * Finds the frames of pages and keeps them from being reused until
+ * ms_space_unpin().  The ordered lane, being the one that frees, needs no
+ * unpin.  Fault path.
+ */
+int ms_space_pin(MsSpace *space, MemxLane lane, uint64_t group, uint64_t mask,
+                 MsFrame *frames);
+void ms_space_unpin(MsSpace *space, MemxLane lane);
+
+/*
+ * The ordered lane's: store pages in three steps.  begin() charges for them
+ * and takes frames, which the caller fills; then commit() makes them and
+ * their hashes the content of the pages, all at once, or abort() forgets
+ * them.
+ */
+int ms_space_store_begin(MsSpace *space, uint64_t group, uint64_t mask,
+                         MsFrame *frames);
+void ms_space_store_commit(MsSpace *space, uint64_t group, uint64_t mask,
+                           const MsFrame *frames, const uint8_t *hashes);
+void ms_space_store_abort(MsSpace *space, const MsFrame *frames,
+                          uint64_t mask);
+
+/* The ordered lane's: which pages of @mask have another hash or are not held.
+ */
+int ms_space_compare(MsSpace *space, uint64_t group, uint64_t mask,
+                     const uint8_t *hashes, uint64_t *differ);
+
+/* The ordered lane's: gives pages up; those not held are no error. */
+int ms_space_drop(MsSpace *space, uint64_t group, uint64_t mask);
+
+/* The ordered lane's: from now on @pages are reserved. */
+int ms_space_reserve(MsSpace *space, uint64_t pages);
+
+/* For store.c. */
+
+/* Maps the table of the record in @slot, repeats a commit that was cut short,
+ * counts, and marks the frames in use (@used is NULL for a space that is
+ * new).  NULL and @error if memory lacks or the table is damaged. */
+MsSpace *ms_space_new(MsStore *store, uint32_t slot, MsUsed *used,
+                      GError **error);
+/* Forgets the space; its pages and record stay as they are. */
+void ms_space_free(MsSpace *space);
+/* Gives back all frames and the table.  No lane is left. */
+void ms_space_clear(MsSpace *space);
+/* Pages that the space takes of the capacity, with so many held. */
+uint64_t ms_space_charge(const MsSpace *space, uint64_t held_pages,
+                         uint64_t reserved_pages, uint64_t table_pages);
+
+static inline const MsOwner *ms_space_owner(const MsSpace *space)
+{
+    return &space->record->owner[atomic_load(&space->record->current_owner)];
+}
+/* Replaces the owner, whole or not at all should the process be killed.
+ * Under the server's lock, no lane of another owner being left. */
+void ms_space_set_owner(MsSpace *space, const uint8_t *client,
+                        uint64_t epoch);
+
+#endif
