@@ -7,6 +7,12 @@
 #include "region.h"
 #include "uffd.h"
 
+/* As wide as the counters: a difference below zero must not wrap at 2^32. */
+static uint64_t pages(uint64_t mask)
+{
+    return memx_mask_pages(mask);
+}
+
 void memx_set_group_locked(MemxRegion *r, uint64_t group, uint64_t present,
                            uint64_t stored)
 {
@@ -16,15 +22,15 @@ void memx_set_group_locked(MemxRegion *r, uint64_t group, uint64_t present,
     uint64_t old_stored = t->stored[group];
     unsigned server = t->chunk[c].server;
 
-    t->n_present += memx_mask_pages(present) - memx_mask_pages(old_present);
-    t->n_stored += memx_mask_pages(stored) - memx_mask_pages(old_stored);
+    t->n_present += pages(present) - pages(old_present);
+    t->n_stored += pages(stored) - pages(old_stored);
     if (server != MEMX_SERVER_NONE) {
         MemxServer *s = &r->server[server];
 
-        s->remote_pages += memx_mask_pages(stored & ~present) -
-                           memx_mask_pages(old_stored & ~old_present);
-        s->kept_pages += memx_mask_pages(stored & present) -
-                         memx_mask_pages(old_stored & old_present);
+        s->remote_pages += pages(stored & ~present) -
+                           pages(old_stored & ~old_present);
+        s->kept_pages += pages(stored & present) -
+                         pages(old_stored & old_present);
     }
     t->present[group] = present;
     t->stored[group] = stored;

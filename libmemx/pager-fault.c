@@ -99,10 +99,12 @@ static unsigned first_touch_pages(MemxRegion *r, uint64_t page,
     MemxSlot *slot = memx_staging_find(&r->staging, group, true);
     unsigned first = page % MEMX_GROUP_PAGES;
     unsigned n = 1;
+    uint64_t room = memx_free_pages(r);
 
-    if (direction < 0 || memx_free_pages(r) < r->high) {
+    if (direction < 0 || room < r->low / 2) {
         return 1;
     }
+    window = MIN(window, room - r->low / 2);
     if (slot) {
         taken |= slot->staged;
     }
