@@ -22,8 +22,10 @@
 #include "qapi/error.h"
 #include "qapi/qapi-builtin-visit.h"
 #include "qapi/visitor.h"
+#include "qemu/error-report.h"
 #include "qemu/madvise.h"
 #include "qemu/module.h"
+#include "qemu/units.h"
 #include "qemu/uuid.h"
 #include "qom/object_interfaces.h"
 #include "system/runstate.h"
@@ -127,6 +129,20 @@ static bool memx_backend_prepare_ram(void *host, uint64_t bytes, Error **errp)
     return true;
 }
 
+static void memx_backend_warn_of_swap(const MemxBackend *b)
+{
+    g_autofree MemxStats *stats = g_new(MemxStats, 1);
+
+    memx_region_stats(b->region, stats);
+    if (stats->host_swap) {
+        warn_report("memory-backend-memx '%s': this host swaps; what it swaps "
+                    "out of the %" PRIu64 " MiB of local-size comes back "
+                    "slower than from a memory server: switch swap off, or "
+                    "set memory.swap.max=0 for this process", b->id,
+                    b->local_bytes / MiB);
+    }
+}
+
 static bool memx_backend_start(MemxBackend *b, Error **errp)
 {
     HostMemoryBackend *backend = MEMORY_BACKEND(b);
@@ -176,6 +192,7 @@ static bool memx_backend_start(MemxBackend *b, Error **errp)
         QTAILQ_INSERT_TAIL(&memx_backends, b, next);
     }
     trace_memx_region_created(b->id, options.size_bytes, b->local_bytes);
+    memx_backend_warn_of_swap(b);
     return true;
 }
 

@@ -76,17 +76,13 @@ static bool memx_check_memory_options(const HostMemoryBackend *backend,
     return false;
 }
 
-static bool memx_check_sizes(const MemxBackend *b, Error **errp)
+/* What the engine does not check, or would tell in other words. */
+static bool memx_check_own_options(const MemxBackend *b, Error **errp)
 {
     uint64_t size = MEMORY_BACKEND(b)->size;
 
-    if (qemu_real_host_page_size() != 4 * KiB) {
-        error_setg(errp, "this host's pages are not of 4 KiB");
-    } else if (!size || size % (4 * KiB)) {
+    if (!size || size % (4 * KiB)) {
         error_setg(errp, "size must be a multiple of 4 KiB, above 0");
-    } else if (b->local_bytes > size) {
-        error_setg(errp, "local-size %" PRIu64 " exceeds size %" PRIu64,
-                   b->local_bytes, size);
     } else if (!b->server_timeout_s || b->server_timeout_s > 86400) {
         error_setg(errp, "server-timeout must be 1 to 86400 seconds");
     } else {
@@ -114,7 +110,7 @@ static bool memx_check_vm(Error **errp)
 bool memx_backend_check(MemxBackend *b, Error **errp)
 {
     return memx_check_memory_options(MEMORY_BACKEND(b), errp) &&
-           memx_check_sizes(b, errp) &&
+           memx_check_own_options(b, errp) &&
            memx_check_vm(errp);
 }
 

@@ -40,7 +40,8 @@ static void test_command_line(void)
 /* -object's own way to write a list, and every option of ours. */
 static void test_command_line_all_options(void)
 {
-    MemxServer *a = memx_server_new("128M", ""), *b = memx_server_new("128M", "");
+    MemxServer *a = memx_server_new("128M", "");
+    MemxServer *b = memx_server_new("128M", "");
     g_autofree char *args = g_strdup_printf(
         "-object memory-backend-memx,id=m0,size=128M,local-size=32M,"
         "servers=%s,servers=%s,chunk-size=256K,keep-copies=off,"
@@ -133,7 +134,7 @@ static const BadOption bad_options[] = {
     { "merge", "'merge': true", "merge=on" },
     { "size/zero", "'size': 0", "size must be" },
     { "size/unaligned", "'size': 134217729", "size must be" },
-    { "local-size/above-size", "'local-size': 268435456", "exceeds size" },
+    { "local-size/above-size", "'local-size': 268435456", "at most the size" },
     { "local-size/zero", "'local-size': 0", "local" },
     { "local-size/too-small", "'local-size': 1048576", "local" },
     { "chunk-size/no-power-of-two", "'chunk-size': 1000000", "chunk" },
@@ -203,7 +204,7 @@ static void test_too_little_capacity(void)
     MemxServer *server = memx_server_new("64M", "");
     QTestState *vm = memx_plain_vm("");
 
-    memx_assert_error(vm, server->address,
+    memx_assert_error(vm, "reserved",
                       "{ 'execute': 'object-add', 'arguments': %p }",
                       options_with(server, "'size': 268435456"));
     qtest_quit(vm);
