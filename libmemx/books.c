@@ -108,7 +108,7 @@ void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask)
     MemxServer *s = &r->server[t->chunk[c].server];
     bool keep = r->keep_copies == MEMX_KEEP_COPIES_ON ||
                 (r->keep_copies == MEMX_KEEP_COPIES_AUTO &&
-                 s->free_pages > s->capacity_pages / 16);
+                 s->free_pages > s->capacity_pages / MEMX_SHORT_PART);
 
     memx_set_group_locked(r, group, t->present[group] | mask,
                           t->stored[group] & ~(keep ? 0 : mask));

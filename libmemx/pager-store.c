@@ -18,8 +18,13 @@
  *             at any time and needs no queue that could grow.
  *   controls  reservations, for an API thread that waits.
  *
- * A full server: kept copies there give way first; if there are none, its
- * chunks are no longer evicted until it has room again.
+ *   pings     once a second on a lane that is idle: so a server's free memory
+ *             is known, and a server that stopped answering is noticed.
+ *
+ * Kept copies give way first: they are given up when a server gets short of
+ * room (it also says so, in the free memory of its replies, when it had to
+ * refuse somebody), and when it refuses a store.  If it refuses without
+ * holding a copy of ours, its chunks aren't evicted until it has room again.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -137,6 +142,42 @@ static bool release_kept(MemxRegion *r, MemxServer *s)
         g_mutex_unlock(&r->lock);
     }
     return released;
+}
+
+/* Gives up some copies where a server is short of room. */
+static void give_way(MemxRegion *r)
+{
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+        bool now;
+
+        g_mutex_lock(&r->lock);
+        now = s->lane[MEMX_LANE_ORDERED].up && s->kept_pages &&
+              s->free_pages < s->capacity_pages / MEMX_SHORT_PART / 2;
+        g_mutex_unlock(&r->lock);
+        if (now && !r->n_drops) {
+            release_kept(r, s);
+        }
+    }
+}
+
+static void ping_idle(MemxRegion *r)
+{
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+        bool idle;
+
+        g_mutex_lock(&r->lock);
+        idle = s->lane[MEMX_LANE_ORDERED].up &&
+               !s->lane[MEMX_LANE_ORDERED].in_flight &&
+               memx_now_ns() - s->lane[MEMX_LANE_ORDERED].progress_ns >
+               MEMX_PING_NS;
+        g_mutex_unlock(&r->lock);
+        if (idle) {
+            s->ping = (MemxCall) { .request.opcode = MEMX_OP_PING };
+            memx_lane_submit(r, s, MEMX_LANE_ORDERED, &s->ping);
+        }
+    }
 }
 
 static void slot_refused(MemxRegion *r, MemxSlot *slot, unsigned error)
@@ -311,6 +352,8 @@ static void answered(MemxRegion *r, MemxCall *call)
     case MEMX_OP_DROP:
         drop_answered(r, call->owner);
         break;
+    case MEMX_OP_PING:
+        break;
     case MEMX_OP_RESERVE:
         control_done(r, control, call->status, call->reply.error);
         break;
@@ -450,6 +493,8 @@ void *memx_store_thread(void *opaque)
         lanes(r);
         again = retry_slots(r);
         controls(r);
+        ping_idle(r);
+        give_way(r);
         trims(r);
         again |= evict(r);
         feed_starved(r);

@@ -54,6 +54,8 @@
 #define MEMX_EVENT_QUEUE 64
 #define MEMX_PERIOD_NS 1000000000ull /* of ageing */
 #define MEMX_STALL_NS 2000000000ull  /* without an answer: health is stalled */
+#define MEMX_PING_NS 1000000000ull   /* an idle server is asked so often */
+#define MEMX_SHORT_PART 16           /* free below capacity / 16: short */
 #define MEMX_FULL_NS 1000000000ull   /* then a full server is asked again */
 
 /* An engine thread's doorbell and life. */
@@ -108,6 +110,7 @@ typedef struct MemxServer {
 
     /* The store thread's. */
     uint64_t kept_cursor;   /* group at which to look for kept copies */
+    MemxCall ping;
 
     MemxWorker link;
 } MemxServer;
