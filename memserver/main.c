@@ -31,6 +31,7 @@ typedef struct Options {
     char *key_file;
     char *control;
     char *take_over;
+    char *name;
     gint64 orphan_timeout_s;
     gboolean insecure;
     gboolean version;
@@ -68,6 +69,9 @@ static bool parse_options(Options *o, int argc, char **argv, GError **error)
           "SECONDS" },
         { "take-over", 0, 0, G_OPTION_ARG_FILENAME, &o->take_over,
           "Succeed the memserver with this control socket", "PATH" },
+        { "name", 0, 0, G_OPTION_ARG_STRING, &o->name,
+          "What status calls this server (default: the host's name)",
+          "NAME" },
         { "version", 0, 0, G_OPTION_ARG_NONE, &o->version,
           "Print the version and exit", NULL },
         { NULL },
@@ -89,12 +93,6 @@ static bool parse_options(Options *o, int argc, char **argv, GError **error)
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
                     "--orphan-timeout %" G_GINT64_FORMAT " is negative; leave "
                     "it out to keep orphaned spaces", o->orphan_timeout_s);
-        return false;
-    }
-    if (o->take_over && o->listen) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
-                    "--listen and --take-over exclude each other: the "
-                    "listening socket is taken over, too");
         return false;
     }
     if (!o->version && !o->capacity && !o->take_over) {
@@ -170,6 +168,10 @@ static MemxListener *open_listener(Daemon *daemon, GBytes *key,
         return NULL;
     }
     address = memx_transport_tcp.listener_address(listener);
+    if (daemon->took_over && o->listen && strcmp(o->listen, address)) {
+        ms_log_warn("--listen %s is not used: the listening socket, at %s, is "
+                    "taken over, too", o->listen, address);
+    }
     if (!key && !o->insecure &&
         !is_loopback(memx_transport_tcp.listener_fd(listener))) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED,
@@ -249,6 +251,7 @@ static MsStore *open_store(Daemon *daemon, GError **error)
     uint64_t bytes = daemon->handover.capacity_bytes;
     MsBacking backing;
     MsStore *store;
+    bool kept;
 
     if (o->capacity && !ms_parse_size(o->capacity, &bytes, error)) {
         g_prefix_error(error, "--capacity: ");
@@ -262,6 +265,8 @@ static MsStore *open_store(Daemon *daemon, GError **error)
     if (!open_backing(daemon, &backing, error)) {
         return NULL;
     }
+    /* What the service manager passed to us, it keeps on keeping. */
+    kept = daemon->adopted;
     daemon->adopted |= daemon->took_over;
     store = ms_store_new(&backing, bytes / MEMX_PAGE_BYTES, error);
     if (!store) {
@@ -270,7 +275,7 @@ static MsStore *open_store(Daemon *daemon, GError **error)
     }
     if (!check_capacity(bytes, ms_store_held_pages(store) * MEMX_PAGE_BYTES,
                         daemon->adopted, error) ||
-        !ms_notify_keep(store->backing.fds, error)) {
+        (!kept && !ms_notify_keep(store->backing.fds, error))) {
         ms_store_free(store, NULL);
         return NULL;
     }
@@ -352,8 +357,8 @@ static bool start(Daemon *daemon, GError **error)
         memx_transport_tcp.listener_close(listener);
         return false;
     }
-    daemon->server = ms_server_new(listener, store, key,
-                                   o->orphan_timeout_s);
+    daemon->server = ms_server_new(o->name ?: g_get_host_name(), listener,
+                                   store, key, o->orphan_timeout_s);
     if (daemon->took_over && !ms_handover_ready(&daemon->handover, error)) {
         return false;
     }
@@ -373,7 +378,7 @@ static bool start(Daemon *daemon, GError **error)
     status = ms_status_text(daemon->server);
     ms_log_info("%s%s", status, daemon->adopted ? ", taken over" : "");
     address = memx_transport_tcp.listener_address(listener);
-    ms_log_info("listening on %s%s", address, key ? "" : ", without a key");
+    ms_log_info("listening on %s%s", address, key ? "" : " (no key)");
     ms_notify("READY=1\nSTATUS=%s", status);
     return true;
 }

@@ -25,16 +25,17 @@
 
 const char *const ms_counter_names[MS_N_COUNTERS] = {
     [MS_COUNT_FETCHES] = "fetches",
-    [MS_COUNT_FETCHED_PAGES] = "fetched-pages",
+    [MS_COUNT_FETCHED_PAGES] = "fetched_pages",
     [MS_COUNT_STORES] = "stores",
-    [MS_COUNT_STORED_PAGES] = "stored-pages",
-    [MS_COUNT_COMPARED_PAGES] = "compared-pages",
-    [MS_COUNT_SAME_PAGES] = "same-pages",
-    [MS_COUNT_DROPPED_PAGES] = "dropped-pages",
+    [MS_COUNT_STORED_PAGES] = "stored_pages",
+    [MS_COUNT_COMPARED_PAGES] = "compared_pages",
+    [MS_COUNT_SAME_PAGES] = "same_pages",
+    [MS_COUNT_DROPPED_PAGES] = "dropped_pages",
     [MS_COUNT_REFUSALS] = "refusals",
 };
 
-MsServer *ms_server_new(MemxListener *listener, MsStore *store, GBytes *key,
+MsServer *ms_server_new(const char *name, MemxListener *listener,
+                        MsStore *store, GBytes *key,
                         int64_t orphan_timeout_s)
 {
     MsServer *server = g_new0(MsServer, 1);
@@ -42,6 +43,7 @@ MsServer *ms_server_new(MemxListener *listener, MsStore *store, GBytes *key,
     g_mutex_init(&server->lock);
     g_cond_init(&server->changed);
     g_queue_init(&server->connections);
+    server->name = g_strdup(name);
     server->listener = listener;
     server->store = store;
     server->key = key ? g_bytes_ref(key) : NULL;
@@ -61,6 +63,7 @@ void ms_server_free(MsServer *server)
         memx_transport_tcp.listener_close(server->listener);
     }
     g_clear_pointer(&server->key, g_bytes_unref);
+    g_free(server->name);
     g_cond_clear(&server->changed);
     g_mutex_clear(&server->lock);
     g_free(server);
@@ -283,7 +286,7 @@ static MsSpace *find_prefix_locked(MsServer *server, const char *prefix,
     }
     if (!found) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND,
-                    "no space's id begins with '%s'; memxctl status lists "
+                    "no space has an id that begins with '%s'; memxctl status lists "
                     "them", prefix);
     }
     return found;

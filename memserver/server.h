@@ -53,6 +53,7 @@ typedef struct MsConnection {
 
 struct MsServer {
     /* Constant. */
+    char *name;                 /* for people */
     MemxListener *listener;
     GBytes *key;                /* NULL: everybody is admitted */
     int64_t orphan_timeout_s;   /* 0: never */
@@ -85,7 +86,8 @@ struct MsServer {
 extern const char *const ms_counter_names[MS_N_COUNTERS];
 
 /* @listener, @store and a reference to @key belong to the server. */
-MsServer *ms_server_new(MemxListener *listener, MsStore *store, GBytes *key,
+MsServer *ms_server_new(const char *name, MemxListener *listener,
+                        MsStore *store, GBytes *key,
                         int64_t orphan_timeout_s);
 /* After ms_server_stop(). */
 void ms_server_free(MsServer *server);

@@ -95,20 +95,20 @@ static void add_space_locked(JsonBuilder *json, const MsSpace *space)
 
     json_builder_begin_object(json);
     add_hex(json, "id", record->id);
-    add_string(json, "vm-name", record->vm_name);
-    add_uuid(json, "vm-uuid", record->vm_uuid);
+    add_string(json, "vm_name", record->vm_name);
+    add_uuid(json, "vm_uuid", record->vm_uuid);
     add_string(json, "region", record->region_name);
-    add_pages(json, "size-bytes", space->size_pages);
-    add_pages(json, "held-bytes", atomic_load(&space->held_pages));
-    add_pages(json, "reserved-bytes", atomic_load(&record->reserved_pages));
-    add_pages(json, "table-bytes", atomic_load(&space->table_pages));
+    add_pages(json, "size_bytes", space->size_pages);
+    add_pages(json, "held_bytes", atomic_load(&space->held_pages));
+    add_pages(json, "reserved_bytes", atomic_load(&record->reserved_pages));
+    add_pages(json, "table_bytes", atomic_load(&space->table_pages));
     add_int(json, "epoch", ms_space_owner(space)->epoch);
     add_hex(json, "client", ms_space_owner(space)->client);
-    add_int(json, "age-seconds",
+    add_int(json, "age_seconds",
             MAX(0, now_s - atomic_load(&record->created_s)));
-    add_bool(json, "orphaned", orphaned);
+    add_string(json, "state", orphaned ? "orphaned" : "owned");
     if (orphaned) {
-        add_int(json, "orphaned-seconds",
+        add_int(json, "orphaned_seconds",
                 since_s ? MAX(0, now_s - since_s) : 0);
     }
     add_clients(json, space);
@@ -141,11 +141,11 @@ static void add_store_locked(JsonBuilder *json, MsServer *server)
         tables += atomic_load(&space->table_pages);
     }
     add_hex(json, "instance", store->backing.super->instance);
-    add_pages(json, "capacity-bytes", store->capacity_pages);
-    add_pages(json, "free-bytes", ms_store_free_pages(store));
-    add_pages(json, "used-bytes", ms_store_held_pages(store));
-    add_pages(json, "reserved-bytes", reserved);
-    add_pages(json, "table-bytes", tables);
+    add_pages(json, "capacity_bytes", store->capacity_pages);
+    add_pages(json, "free_bytes", ms_store_free_pages(store));
+    add_pages(json, "used_bytes", ms_store_held_pages(store));
+    add_pages(json, "reserved_bytes", reserved);
+    add_pages(json, "table_bytes", tables);
     json_builder_set_member_name(json, "spaces");
     json_builder_begin_array(json);
     for (GList *link = spaces; link; link = link->next) {
@@ -160,21 +160,22 @@ static void add_server_locked(JsonBuilder *json, MsServer *server)
         memx_transport_tcp.listener_address(server->listener);
     uint64_t counters[MS_N_COUNTERS];
 
+    add_string(json, "name", server->name);
     add_string(json, "version", MEMX_VERSION);
-    add_int(json, "protocol-version", MEMX_PROTOCOL_VERSION);
+    add_int(json, "protocol_version", MEMX_PROTOCOL_VERSION);
     add_int(json, "pid", getpid());
     add_string(json, "listen", address);
-    add_bool(json, "key-required", server->key);
-    add_int(json, "uptime-seconds",
+    add_bool(json, "key_required", server->key);
+    add_int(json, "uptime_seconds",
             (g_get_monotonic_time() - server->started_us) / G_USEC_PER_SEC);
-    add_int(json, "load-permille", atomic_load(&server->load_permille));
+    add_int(json, "load_permille", atomic_load(&server->load_permille));
     add_int(json, "connections", server->connections.length);
     add_int(json, "accepted", server->n_accepted);
-    add_int(json, "turned-away", server->n_turned_away);
+    add_int(json, "turned_away", server->n_turned_away);
     add_bool(json, "stopping", server->stopping);
     ms_server_count_locked(server, counters);
     add_counters(json, counters);
-    begin(json, "rates-per-second");
+    begin(json, "rates_per_second");
     for (int i = 0; i < MS_N_COUNTERS; i++) {
         json_builder_set_member_name(json, ms_counter_names[i]);
         json_builder_add_double_value(json, server->rates[i]);
