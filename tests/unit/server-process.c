@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A memserver, as a test uses it; see the header.
+ */
+#include <gio/gio.h>
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include "server-process.h"
+
+#define DEADLINE_US (60 * G_USEC_PER_SEC)
+#define POLL_US 2000
+#define KEPT_MAX 8
+
+/* Sets LISTEN_PID as systemd does, if descriptors are passed; and has the
+ * kernel end the server with the test. */
+#define LAUNCH "[ -z \"$LISTEN_FDS\" ] || export LISTEN_PID=$$; " \
+               "exec setpriv --pdeathsig KILL \"$@\""
+
+struct ServerProcess {
+    GSubprocess *process;
+    char *capacity;
+    char *address;          /* NULL until the first one listens */
+    char *directory;
+    char *control_path;
+    char *log_path;
+    char *notify_path;
+    int notify_fd;
+    int kept[KEPT_MAX];     /* descriptors the daemon handed out */
+    char *kept_name[KEPT_MAX];
+    int n_kept;
+};
+
+static void G_GNUC_NORETURN fail(ServerProcess *s, const char *what)
+{
+    g_autofree char *log = NULL;
+
+    g_file_get_contents(s->log_path, &log, NULL, NULL);
+    g_error("memserver %s: %s; its log:\n%s", s->address ?: "", what,
+            log ?: "(none)");
+}
+
+static void open_notify(ServerProcess *s)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+
+    s->notify_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
+                          0);
+    g_assert_cmpint(s->notify_fd, >=, 0);
+    g_strlcpy(address.sun_path, s->notify_path, sizeof(address.sun_path));
+    g_assert_no_errno(bind(s->notify_fd, (struct sockaddr *)&address,
+                           sizeof(address)));
+}
+
+static void keep(ServerProcess *s, char *text, int fd)
+{
+    char *name = strstr(text, "FDNAME=");
+
+    if (!g_str_has_prefix(text, "FDSTORE=1") || !name ||
+        s->n_kept == KEPT_MAX) {
+        close(fd);
+        return;
+    }
+    name += strlen("FDNAME=");
+    name[strcspn(name, "\n")] = '\0';
+    s->kept_name[s->n_kept] = g_strdup(name);
+    s->kept[s->n_kept++] = fd;
+}
+
+static void drop_kept(ServerProcess *s)
+{
+    while (s->n_kept) {
+        close(s->kept[--s->n_kept]);
+        g_free(s->kept_name[s->n_kept]);
+    }
+}
+
+/* Takes what the daemon told; true if it said that it is ready. */
+static bool hear(ServerProcess *s)
+{
+    char text[512];
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
+    bool ready = false;
+
+    for (;;) {
+        struct iovec iov = { text, sizeof(text) - 1 };
+        struct msghdr message = {
+            .msg_iov = &iov, .msg_iovlen = 1,
+            .msg_control = &control, .msg_controllen = sizeof(control),
+        };
+        ssize_t n = recvmsg(s->notify_fd, &message, MSG_CMSG_CLOEXEC);
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+        if (n < 0) {
+            return ready;
+        }
+        text[n] = '\0';
+        if (header && header->cmsg_type == SCM_RIGHTS) {
+            int fd;
+
+            memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+            keep(s, text, fd);
+        }
+        ready |= strstr(text, "READY=1") != NULL;
+    }
+}
+
+static char *listened_address(ServerProcess *s)
+{
+    g_autofree char *log = NULL;
+    char *at;
+
+    if (!g_file_get_contents(s->log_path, &log, NULL, NULL)) {
+        return NULL;
+    }
+    at = g_strrstr(log, "listening on ");
+    if (!at || !strchr(at, '\n')) {
+        return NULL;
+    }
+    at += strlen("listening on ");
+    at[strcspn(at, " \n")] = '\0';
+    return g_strdup(at);
+}
+
+static bool has_ended(GSubprocess *process)
+{
+    return !g_subprocess_get_identifier(process);
+}
+
+static GSubprocess *spawn(ServerProcess *s, const char *option,
+                          const char *value)
+{
+    GSubprocessLauncher *launcher =
+        g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_NONE);
+    const char *argv[] = {
+        "sh", "-c", LAUNCH, "sh", MEMSERVER_PATH, "--control",
+        s->control_path, "--capacity", s->capacity, option, value, NULL,
+    };
+    g_autofree char *count = g_strdup_printf("%d", s->n_kept);
+    g_autoptr(GString) names = g_string_new("");
+    g_autoptr(GError) error = NULL;
+    GSubprocess *process;
+
+    g_subprocess_launcher_set_stderr_file_path(launcher, s->log_path);
+    g_subprocess_launcher_setenv(launcher, "NOTIFY_SOCKET", s->notify_path,
+                                 true);
+    for (int i = 0; i < s->n_kept; i++) {
+        g_subprocess_launcher_take_fd(launcher, dup(s->kept[i]), 3 + i);
+        g_string_append_printf(names, "%s%s", i ? ":" : "", s->kept_name[i]);
+    }
+    if (s->n_kept) {
+        g_subprocess_launcher_setenv(launcher, "LISTEN_FDS", count, true);
+        g_subprocess_launcher_setenv(launcher, "LISTEN_FDNAMES", names->str,
+                                     true);
+    }
+    process = g_subprocess_launcher_spawnv(launcher, argv, &error);
+    g_object_unref(launcher);
+    if (!process) {
+        fail(s, error->message);
+    }
+    return process;
+}
+
+/* Waits until @process serves. */
+static void await_ready(ServerProcess *s, GSubprocess *process)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    bool ready = false;
+
+    for (;;) {
+        ready |= hear(s);
+        if (ready) {
+            g_autofree char *address = listened_address(s);
+
+            if (address) {
+                g_free(s->address);
+                s->address = g_steal_pointer(&address);
+                return;
+            }
+        }
+        if (has_ended(process)) {
+            fail(s, "it ended at its start");
+        }
+        if (g_get_monotonic_time() > deadline) {
+            fail(s, "it does not serve");
+        }
+        g_usleep(POLL_US);
+    }
+}
+
+static void await_end(ServerProcess *s, GSubprocess *process)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    while (!has_ended(process)) {
+        if (g_get_monotonic_time() > deadline) {
+            fail(s, "it does not end");
+        }
+        hear(s); /* it may wait for room in the socket */
+        g_usleep(POLL_US);
+    }
+    g_subprocess_wait(process, NULL, NULL);
+    g_object_unref(process);
+}
+
+ServerProcess *server_process_new(const char *capacity)
+{
+    ServerProcess *s = g_new0(ServerProcess, 1);
+    g_autoptr(GError) error = NULL;
+
+    s->capacity = g_strdup(capacity);
+    s->directory = g_dir_make_tmp("memx-test-XXXXXX", &error);
+    g_assert_no_error(error);
+    s->control_path = g_build_filename(s->directory, "control", NULL);
+    s->log_path = g_build_filename(s->directory, "log", NULL);
+    s->notify_path = g_build_filename(s->directory, "notify", NULL);
+    open_notify(s);
+    s->process = spawn(s, "--listen", "127.0.0.1:0");
+    await_ready(s, s->process);
+    return s;
+}
+
+void server_process_free(ServerProcess *s)
+{
+    if (!s) {
+        return;
+    }
+    if (s->process) {
+        server_process_continue(s);
+        g_subprocess_send_signal(s->process, SIGTERM);
+        await_end(s, s->process);
+    }
+    drop_kept(s);
+    close(s->notify_fd);
+    g_unlink(s->control_path);
+    g_unlink(s->log_path);
+    g_unlink(s->notify_path);
+    g_rmdir(s->directory);
+    g_free(s->control_path);
+    g_free(s->log_path);
+    g_free(s->notify_path);
+    g_free(s->directory);
+    g_free(s->address);
+    g_free(s->capacity);
+    g_free(s);
+}
+
+const char *server_process_address(const ServerProcess *s)
+{
+    return s->address;
+}
+
+void server_process_stop(ServerProcess *s)
+{
+    g_subprocess_send_signal(s->process, SIGSTOP);
+}
+
+void server_process_continue(ServerProcess *s)
+{
+    g_subprocess_send_signal(s->process, SIGCONT);
+}
+
+void server_process_kill(ServerProcess *s)
+{
+    hear(s);
+    g_subprocess_send_signal(s->process, SIGKILL);
+    await_end(s, s->process);
+    s->process = NULL;
+}
+
+void server_process_restart(ServerProcess *s, bool with_pages)
+{
+    g_autofree char *address = g_strdup(s->address);
+
+    g_assert_null(s->process);
+    if (!with_pages) {
+        drop_kept(s);
+    }
+    g_unlink(s->log_path);
+    s->process = spawn(s, "--listen", address);
+    await_ready(s, s->process);
+}
+
+void server_process_take_over(ServerProcess *s)
+{
+    GSubprocess *first = s->process;
+
+    g_unlink(s->log_path);
+    s->process = spawn(s, "--take-over", s->control_path);
+    await_ready(s, s->process);
+    await_end(s, first);
+}
