@@ -67,6 +67,9 @@ void memx_budget_give_locked(MemxRegion *r, uint64_t n)
 {
     g_assert(r->held >= n);
     r->held -= n;
+    if (n && r->starved) {
+        memx_worker_ring(&r->store);
+    }
 }
 
 void memx_starve_locked(MemxRegion *r)
@@ -174,5 +177,10 @@ void memx_wake_chunk(MemxRegion *r, uint32_t chunk)
 
 void memx_wake_all(MemxRegion *r)
 {
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        r->server[i].dropped = 0; /* who still must wait is counted anew */
+    }
+    g_mutex_unlock(&r->lock);
     memx_uffd_wake(r->uffd, r->base, r->size_bytes);
 }

@@ -184,6 +184,7 @@ static MemxFault *fault_take(MemxRegion *r, MemxServer *s, uint64_t page,
     /* One server that doesn't answer must not take all requests. */
     if (!~r->fault_busy ||
         (r->n_servers > 1 && s->faults >= MEMX_FAULTS_MAX / 2)) {
+        r->faults_full = true;
         return NULL;
     }
     i = __builtin_ctzll(~r->fault_busy);
@@ -441,25 +442,34 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     }
 }
 
-/* Answers; lanes that broke; lanes that are new. */
+/* Answers; lanes that broke; lanes that are new.  Those who were left, for
+ * want of a lane or of a free request, fault again. */
 static void fault_lanes(MemxRegion *r)
 {
+    bool wake = false;
+
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
-        bool room = false;
         MemxCall *call;
 
         while ((call = memx_lane_progress(r, s, MEMX_LANE_FAULT))) {
             fault_answered(r, call->owner);
-            room |= s->dropped > 0 && !call->status;
+            wake |= r->faults_full;
         }
-        if (memx_lane_refresh(r, s, MEMX_LANE_FAULT) || room) {
-            g_mutex_lock(&r->lock);
-            s->dropped = 0;
-            s->waiting_since_ns = 0;
-            g_mutex_unlock(&r->lock);
-            memx_wake_all(r);
+        wake |= memx_lane_refresh(r, s, MEMX_LANE_FAULT);
+    }
+    if (wake) {
+        r->faults_full = false;
+        g_mutex_lock(&r->lock);
+        for (unsigned i = 0; i < r->n_servers; i++) {
+            MemxServer *s = &r->server[i];
+
+            if (s->lane[MEMX_LANE_FAULT].up) {
+                s->waiting_since_ns = s->faults ? s->waiting_since_ns : 0;
+            }
         }
+        g_mutex_unlock(&r->lock);
+        memx_wake_all(r);
     }
 }
 

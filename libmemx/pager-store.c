@@ -451,9 +451,24 @@ static void feed_starved(MemxRegion *r)
     }
 }
 
-static bool lanes(MemxRegion *r)
+/* A new channel: perhaps to a server that lost what it compared. */
+static void forget_compares(MemxRegion *r, MemxServer *s)
 {
-    bool any = false;
+    for (unsigned i = 0; i < r->staging.n_slots; i++) {
+        MemxSlot *slot = &r->staging.slot[i];
+        bool out;
+
+        g_mutex_lock(&r->lock);
+        out = memx_slot_is_out(slot);
+        g_mutex_unlock(&r->lock);
+        if (out && slot->server == s->index) {
+            slot->same = slot->asked = 0;
+        }
+    }
+}
+
+static void lanes(MemxRegion *r)
+{
 
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
@@ -461,9 +476,10 @@ static bool lanes(MemxRegion *r)
 
         while ((call = memx_lane_progress(r, s, MEMX_LANE_ORDERED))) {
             answered(r, call);
-            any = true;
         }
-        any |= memx_lane_refresh(r, s, MEMX_LANE_ORDERED);
+        if (memx_lane_refresh(r, s, MEMX_LANE_ORDERED)) {
+            forget_compares(r, s);
+        }
         g_mutex_lock(&r->lock);
         if (s->full && (s->free_pages || memx_now_ns() - s->full_since_ns >
                         MEMX_FULL_NS)) {
@@ -471,7 +487,6 @@ static bool lanes(MemxRegion *r)
         }
         g_mutex_unlock(&r->lock);
     }
-    return any;
 }
 
 void *memx_store_thread(void *opaque)

@@ -224,8 +224,21 @@ MemxRegion *memx_region_new(const MemxOptions *options, GError **error)
     return memx_region_new_over(options, &memx_transport_tcp, error);
 }
 
+/* Does a thread still wait for a page that will never come? */
+static bool somebody_waits(MemxRegion *r)
+{
+    bool waits = r->fault_busy || r->starved || r->bug;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        waits |= r->server[i].dropped > 0;
+    }
+    return waits;
+}
+
 void memx_region_free(MemxRegion *r)
 {
+    bool waits;
+
     if (!r) {
         return;
     }
@@ -237,14 +250,17 @@ void memx_region_free(MemxRegion *r)
     memx_worker_join(&r->store);
     memx_worker_join(&r->faults);
     memx_worker_join(&r->session);
+    waits = somebody_waits(r);
     memx_pool_close(r);
-    if (r->uffd >= 0) {
-        close(r->uffd); /* unregisters */
+    /* Closing it unregisters, which would give zeros to whoever waits: the
+     * process is about to end with that thread asleep, so let it sleep. */
+    if (r->uffd >= 0 && !waits) {
+        close(r->uffd);
     }
     if (r->pagemap_fd >= 0) {
         close(r->pagemap_fd);
     }
-    if (r->owns_base) {
+    if (r->owns_base && !waits) {
         munmap(r->base, r->size_bytes);
     }
     if (r->zeros) {

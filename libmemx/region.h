@@ -211,6 +211,7 @@ struct MemxRegion {
     uint64_t faults_at_age;
 
     /* The fault thread's. */
+    bool faults_full;       /* one was left for want of a free request */
     MemxFault fault[MEMX_FAULTS_MAX];
     uint8_t *fault_buffers;
 
