@@ -41,7 +41,7 @@ static void wait_event(QTestState *vm, const char *name,
 static void assert_state(QTestState *vm, const char *expected)
 {
     QDict *info = memx_query(vm, "pc.ram");
-    QListEntry *first = qlist_first(qdict_get_qlist(info, "servers"));
+    const QListEntry *first = qlist_first(qdict_get_qlist(info, "servers"));
 
     g_assert_cmpstr(qdict_get_str(qobject_to(QDict, qlist_entry_obj(first)),
                                   "state"), ==, expected);

@@ -253,7 +253,7 @@ static uint64_t number_at(QDict *info, const char *path)
         return qdict_get_int(info, names[0]);
     }
     if (g_str_equal(names[0], "server")) {
-        QListEntry *first = qlist_first(qdict_get_qlist(info, "servers"));
+        const QListEntry *first = qlist_first(qdict_get_qlist(info, "servers"));
 
         return qdict_get_int(qobject_to(QDict, qlist_entry_obj(first)),
                              names[1]);

@@ -5,6 +5,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
+#include "qemu/cutils.h"
 #include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
 #include "libqos/virtio.h"
@@ -102,7 +104,7 @@ static void test_bad_local_size(void)
 static uint64_t dimm_address(QTestState *vm)
 {
     QDict *r = qtest_qmp(vm, "{ 'execute': 'query-memory-devices' }");
-    QListEntry *first = qlist_first(qdict_get_qlist(r, "return"));
+    const QListEntry *first = qlist_first(qdict_get_qlist(r, "return"));
     QDict *device = qobject_to(QDict, qlist_entry_obj(first));
     uint64_t address = qdict_get_int(qdict_get_qdict(device, "data"), "addr");
 

@@ -4,7 +4,9 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
-#include "qemu/sockets.h"
+#include "block/qdict.h"
+#include "qapi/error.h"
+#include "qobject/qjson.h"
 #include "memx-helpers.h"
 
 #define MIB (1024ull * 1024)
