@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Chunk history against a naive model: an array of values, and one list of
+ * chunks in the order in which they came to their value.
+ */
+#include <glib.h>
+#include <string.h>
+#include "history.h"
+
+#define CHUNKS 97
+
+/* The naive model: sorts by (value, arrival). */
+typedef struct Model {
+    uint8_t value[CHUNKS];
+    bool listed[CHUNKS];
+    GList *order[MEMX_HISTORY_VALUES];
+} Model;
+
+static void model_append(Model *m, uint32_t c)
+{
+    GList **list = &m->order[m->value[c]];
+
+    *list = g_list_append(*list, GUINT_TO_POINTER(c));
+}
+
+static void model_remove(Model *m, uint32_t c)
+{
+    GList **list = &m->order[m->value[c]];
+
+    *list = g_list_remove(*list, GUINT_TO_POINTER(c));
+}
+
+static void model_set(Model *m, uint32_t c, uint8_t value)
+{
+    if (m->value[c] == value) {
+        return;
+    }
+    if (m->listed[c]) {
+        model_remove(m, c);
+    }
+    m->value[c] = value;
+    if (m->listed[c]) {
+        model_append(m, c);
+    }
+}
+
+static void model_requeue(Model *m, uint32_t c)
+{
+    if (m->listed[c]) {
+        model_remove(m, c);
+        model_append(m, c);
+    }
+}
+
+static void model_touch(Model *m, uint32_t c)
+{
+    if (m->value[c] & 0x80) {
+        model_requeue(m, c);
+    } else {
+        model_set(m, c, m->value[c] | 0x80);
+    }
+}
+
+static void model_age(Model *m)
+{
+    for (unsigned v = 1; v < MEMX_HISTORY_VALUES; v++) {
+        m->order[v / 2] = g_list_concat(m->order[v / 2], m->order[v]);
+        m->order[v] = NULL;
+    }
+    for (unsigned c = 0; c < CHUNKS; c++) {
+        m->value[c] >>= 1;
+    }
+}
+
+static void model_list(Model *m, uint32_t c, bool list)
+{
+    if (list && !m->listed[c]) {
+        model_append(m, c);
+    } else if (!list && m->listed[c]) {
+        model_remove(m, c);
+    }
+    m->listed[c] = list;
+}
+
+/* All chunks from the coldest to the hottest are the model's, in its order. */
+static void check(const MemxHistory *h, const Model *m)
+{
+    uint32_t c = memx_history_victim(h);
+    unsigned n = 0;
+
+    for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
+        for (GList *l = m->order[v]; l; l = l->next) {
+            g_assert_cmpuint(c, ==, GPOINTER_TO_UINT(l->data));
+            g_assert_cmpuint(h->value[c], ==, v);
+            c = memx_history_after(h, c);
+            n++;
+        }
+    }
+    g_assert_cmpuint(c, ==, MEMX_CHUNK_NONE);
+    g_assert_cmpuint(h->n_listed, ==, n);
+    g_assert_true(!memcmp(h->value, m->value, CHUNKS));
+}
+
+static void test_against_model(void)
+{
+    g_autofree Model *m = g_new0(Model, 1);
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, CHUNKS));
+    for (unsigned i = 0; i < 20000; i++) {
+        uint32_t c = g_test_rand_int_range(0, CHUNKS);
+        unsigned what = g_test_rand_int_range(0, 16);
+        uint8_t value = g_test_rand_int_range(0, 256);
+
+        if (what < 5) {
+            memx_history_touch(&h, c);
+            model_touch(m, c);
+        } else if (what < 9) {
+            memx_history_list(&h, c);
+            model_list(m, c, true);
+        } else if (what < 12) {
+            memx_history_unlist(&h, c);
+            model_list(m, c, false);
+        } else if (what < 13) {
+            memx_history_requeue(&h, c);
+            model_requeue(m, c);
+        } else if (what < 14) {
+            memx_history_set(&h, c, value);
+            model_set(m, c, value);
+        } else if (what < 15) {
+            memx_history_age(&h);
+            model_age(m);
+        }
+        check(&h, m);
+    }
+    for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
+        g_list_free(m->order[v]);
+    }
+    memx_history_destroy(&h);
+}
+
+static void test_more_recent_is_hotter(void)
+{
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, 3));
+    for (uint32_t c = 0; c < 3; c++) {
+        memx_history_list(&h, c);
+    }
+    /* 0: often, but long ago; 1: once, lately; 2: never. */
+    memx_history_touch(&h, 0);
+    memx_history_age(&h);
+    memx_history_touch(&h, 0);
+    memx_history_age(&h);
+    memx_history_touch(&h, 1);
+    g_assert_cmpuint(h.value[0], ==, 0x60);
+    g_assert_cmpuint(h.value[1], ==, 0x80);
+    g_assert_cmpuint(memx_history_victim(&h), ==, 2);
+    g_assert_cmpuint(memx_history_after(&h, 2), ==, 0);
+    g_assert_cmpuint(memx_history_after(&h, 0), ==, 1);
+    memx_history_destroy(&h);
+}
+
+static void test_forgets_after_eight_periods(void)
+{
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, 1));
+    memx_history_touch(&h, 0);
+    for (unsigned i = 0; i < 7; i++) {
+        memx_history_age(&h);
+        g_assert_cmpuint(h.value[0], ==, 0x80 >> (i + 1));
+    }
+    memx_history_age(&h);
+    g_assert_cmpuint(h.value[0], ==, 0);
+    g_assert_cmpuint(h.period, ==, 8);
+    memx_history_destroy(&h);
+}
+
+static void test_nothing_listed_no_victim(void)
+{
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, 5));
+    memx_history_touch(&h, 3);
+    g_assert_cmpuint(memx_history_victim(&h), ==, MEMX_CHUNK_NONE);
+    memx_history_list(&h, 3);
+    g_assert_cmpuint(memx_history_victim(&h), ==, 3);
+    memx_history_unlist(&h, 3);
+    memx_history_unlist(&h, 3);
+    g_assert_cmpuint(memx_history_victim(&h), ==, MEMX_CHUNK_NONE);
+    memx_history_destroy(&h);
+}
+
+/* The victim is found without looking at any chunk: with the links and values
+ * of all of them made absurd, the answer is the same. */
+static void test_victim_looks_at_no_chunk(void)
+{
+    enum { MANY = 100000 };
+    MemxHistory h;
+    uint32_t victim;
+
+    g_assert_true(memx_history_init(&h, MANY));
+    for (uint32_t c = 0; c < MANY; c++) {
+        memx_history_set(&h, c, 0x10 | (c % 0xe0));
+        memx_history_list(&h, c);
+    }
+    victim = memx_history_victim(&h);
+    memset(h.next, 0x55, MANY * sizeof(*h.next));
+    memset(h.prev, 0x55, MANY * sizeof(*h.prev));
+    memset(h.value, 0x55, MANY);
+    g_assert_cmpuint(memx_history_victim(&h), ==, victim);
+    memx_history_destroy(&h);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/history/against-model", test_against_model);
+    g_test_add_func("/history/more-recent-is-hotter",
+                    test_more_recent_is_hotter);
+    g_test_add_func("/history/forgets-after-eight-periods",
+                    test_forgets_after_eight_periods);
+    g_test_add_func("/history/nothing-listed-no-victim",
+                    test_nothing_listed_no_victim);
+    g_test_add_func("/history/victim-looks-at-no-chunk",
+                    test_victim_looks_at_no_chunk);
+    return g_test_run();
+}

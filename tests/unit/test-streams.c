@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Streams: what readers of several kinds would have fetched ahead for them.
+ *
+ * A reader is simulated: what was asked for is there when it comes, so only
+ * the first page, and what prefetch left out, faults.
+ */
+#include <glib.h>
+#include <stdbool.h>
+#include "streams.h"
+
+#define WINDOW_MAX 1024
+#define PAGES 65536
+
+typedef struct Reader {
+    MemxStreams streams;
+    GHashTable *there;      /* pages asked for */
+    unsigned faults;
+    unsigned asked;
+    uint32_t window;        /* of the last fault */
+} Reader;
+
+static Reader *reader_new(void)
+{
+    Reader *reader = g_new0(Reader, 1);
+
+    memx_streams_init(&reader->streams, WINDOW_MAX);
+    reader->there = g_hash_table_new(g_direct_hash, g_direct_equal);
+    return reader;
+}
+
+static void reader_free(Reader *reader)
+{
+    g_hash_table_unref(reader->there);
+    g_free(reader);
+}
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Reader, reader_free)
+
+/* Reads @page; pages that are a marker are never there before. */
+static void read_page(Reader *reader, uint64_t page, bool markers)
+{
+    uint64_t first, end;
+    int direction;
+
+    if (g_hash_table_contains(reader->there, GUINT_TO_POINTER(page + 1)) &&
+        !(markers && page % MEMX_STREAM_MARKER_PAGES == 0)) {
+        return;
+    }
+    reader->faults++;
+    reader->window = memx_streams_fault(&reader->streams, page, &first, &end,
+                                        &direction);
+    g_assert_cmpuint(first, <=, end);
+    g_assert_true(direction == 1 || direction == -1);
+    if (first < end) {
+        g_assert_true(page < first || page >= end);
+    }
+    for (uint64_t p = first; p < end; p++) {
+        reader->asked += g_hash_table_add(reader->there,
+                                          GUINT_TO_POINTER(p + 1));
+    }
+}
+
+static void test_sequential_needs_few_faults(void)
+{
+    g_autoptr(Reader) reader = reader_new();
+
+    for (uint64_t page = 100; page < PAGES; page++) {
+        read_page(reader, page, true);
+    }
+    /* A fault per marker, and a few until the window is open. */
+    g_assert_cmpuint(reader->faults, <=,
+                     PAGES / MEMX_STREAM_MARKER_PAGES + 16);
+    g_assert_cmpuint(reader->window, ==, WINDOW_MAX);
+    g_assert_cmpuint(reader->asked, <=, PAGES + WINDOW_MAX);
+}
+
+static void test_backward_needs_few_faults(void)
+{
+    g_autoptr(Reader) reader = reader_new();
+
+    for (uint64_t page = PAGES; page-- > 0; ) {
+        read_page(reader, page, true);
+    }
+    g_assert_cmpuint(reader->faults, <=,
+                     PAGES / MEMX_STREAM_MARKER_PAGES + 16);
+    g_assert_cmpuint(reader->asked, <=, PAGES);
+}
+
+static void test_random_asks_for_nothing(void)
+{
+    g_autoptr(Reader) reader = reader_new();
+    unsigned faults = 20000;
+
+    for (unsigned i = 0; i < faults; i++) {
+        uint64_t first, end;
+        int direction;
+
+        /* 2^44 pages: neighbours are no chance. */
+        uint64_t page = (uint64_t)g_test_rand_int() << 12 |
+                        (g_test_rand_int() & 0xfff);
+
+        memx_streams_fault(&reader->streams, page, &first, &end, &direction);
+        reader->asked += end - first;
+    }
+    g_assert_cmpuint(reader->asked, <, faults / 100);
+}
+
+static void test_several_readers_at_once(void)
+{
+    enum { READERS = 8 };
+    g_autoptr(Reader) reader = reader_new();
+    uint64_t at[READERS];
+    unsigned steps = 4096;
+
+    for (unsigned i = 0; i < READERS; i++) {
+        at[i] = i * PAGES;
+    }
+    for (unsigned i = 0; i < READERS * steps; i++) {
+        unsigned r = g_test_rand_int_range(0, READERS);
+
+        read_page(reader, at[r]++, true);
+    }
+    g_assert_cmpuint(reader->faults, <=, READERS *
+                     (2 * steps / MEMX_STREAM_MARKER_PAGES + 20));
+}
+
+static void test_window_grows_by_doubling(void)
+{
+    MemxStreams s;
+    uint64_t first, end, page = 1000;
+    uint32_t window, last = 0;
+    int direction;
+
+    memx_streams_init(&s, WINDOW_MAX);
+    window = memx_streams_fault(&s, page, &first, &end, &direction);
+    g_assert_cmpuint(window, ==, 0);
+    g_assert_cmpuint(first, ==, end);
+    for (unsigned i = 0; i < 20; i++) {
+        window = memx_streams_fault(&s, ++page, &first, &end, &direction);
+        g_assert_cmpint(direction, ==, 1);
+        g_assert_cmpuint(window, <=, WINDOW_MAX);
+        if (last) {
+            g_assert_cmpuint(window, ==, MIN(2 * last, WINDOW_MAX));
+        }
+        last = window;
+    }
+    g_assert_cmpuint(last, ==, WINDOW_MAX);
+}
+
+/* Backward at the start of the region: no page below 0. */
+static void test_backward_stops_at_zero(void)
+{
+    MemxStreams s;
+    uint64_t first, end;
+    int direction;
+
+    memx_streams_init(&s, WINDOW_MAX);
+    for (uint64_t page = 40; page > 0; page--) {
+        memx_streams_fault(&s, page, &first, &end, &direction);
+        g_assert_cmpuint(first, <=, 41);
+        g_assert_cmpuint(end, <=, 41);
+    }
+}
+
+/* The same page again and again, by several threads, is no stream. */
+static void test_same_page_is_no_stream(void)
+{
+    MemxStreams s;
+    uint64_t first, end;
+    int direction;
+
+    memx_streams_init(&s, WINDOW_MAX);
+    for (unsigned i = 0; i < 100; i++) {
+        memx_streams_fault(&s, 5000, &first, &end, &direction);
+        g_assert_cmpuint(first, ==, end);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/streams/sequential-needs-few-faults",
+                    test_sequential_needs_few_faults);
+    g_test_add_func("/streams/backward-needs-few-faults",
+                    test_backward_needs_few_faults);
+    g_test_add_func("/streams/random-asks-for-nothing",
+                    test_random_asks_for_nothing);
+    g_test_add_func("/streams/several-readers-at-once",
+                    test_several_readers_at_once);
+    g_test_add_func("/streams/window-grows-by-doubling",
+                    test_window_grows_by_doubling);
+    g_test_add_func("/streams/backward-stops-at-zero",
+                    test_backward_stops_at_zero);
+    g_test_add_func("/streams/same-page-is-no-stream",
+                    test_same_page_is_no_stream);
+    return g_test_run();
+}
