@@ -5,12 +5,13 @@ Processes: the runner is a "subreaper", so whatever a test started and did
 not end becomes the runner's own child, however it was daemonized.  A
 namespace without a name lives as long as its processes.  The rest is
 compared with a snapshot from before.  Of what has a name, only names with
-"memx" in them count: the machine's other users come and go as they like, so
-tests name what they make accordingly.
+"memx" in them count, and not those that carry the number of a live process:
+the machine's other users come and go as they like.
 """
 
 import ctypes
 import os
+import re
 import signal
 import time
 
@@ -107,11 +108,18 @@ def snapshot(places):
             | _cgroups() | _swaps() | _mounts(places))
 
 
+def _belongs_to_the_living(name):
+    """Our own tests have ended by now, so this is another user's."""
+    return any(os.path.exists(f"/proc/{number}")
+               for number in re.findall(r"memx\D*(\d{2,})", name))
+
+
 def since(before, places):
     """What exists now and did not exist before, once it has settled."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
-        left = snapshot(places) - before
+        left = {name for name in snapshot(places) - before
+                if not _belongs_to_the_living(name)}
         if not left or time.monotonic() >= deadline:
             return sorted(left)
         time.sleep(0.05)
