@@ -155,6 +155,7 @@ static bool silent_locked(MemxServer *s, uint64_t now)
 static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
 {
     MemxServerHealth health;
+    bool back;
 
     g_mutex_lock(&r->lock);
     if (!all_up_locked(s)) {
@@ -167,6 +168,7 @@ static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
     } else {
         health = MEMX_SERVER_UP;
     }
+    back = health == MEMX_SERVER_UP && s->health == MEMX_SERVER_EMPTY;
     s->health = health;
     if (health == MEMX_SERVER_UP && s->lost) {
         s->lost = false;
@@ -176,9 +178,11 @@ static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
         memx_event_post_locked(r, MEMX_EVENT_SERVER_LOST, s->index);
     }
     g_mutex_unlock(&r->lock);
+    if (back) {
+        memx_wake_all(r); /* faults were left for its sake */
+    }
     if (reconnected) {
         memx_worker_ring(&r->store);
-        memx_worker_ring(&r->faults);
     }
 }
 

@@ -269,35 +269,46 @@ static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
     return true;
 }
 
+/* Goes on to the next chunk to trim, unless its server can't be told now.
+ * False: there is none. */
+static bool trim_next(MemxRegion *r)
+{
+    uint32_t c;
+    bool ok;
+
+    g_mutex_lock(&r->lock);
+    c = memx_trim_take(&r->table);
+    ok = c != UINT32_MAX && r->table.chunk[c].server != MEMX_SERVER_NONE;
+    if (ok && !r->server[r->table.chunk[c].server]
+               .lane[MEMX_LANE_ORDERED].up) {
+        memx_trim_set(&r->table, c); /* when it is back */
+        ok = false;
+    }
+    g_mutex_unlock(&r->lock);
+    if (ok) {
+        r->trim_chunk = c;
+        r->trim_at = memx_group_of_chunk(&r->table, c);
+        r->trim_end = memx_group_end(&r->table, c);
+    }
+    return c != UINT32_MAX;
+}
+
 static void trims(MemxRegion *r)
 {
-    unsigned per_chunk = r->table.groups_per_chunk;
+    unsigned looked_at = 0;
 
-    for (unsigned i = 0; i < MEMX_DROPS_MAX; i++) {
-        uint32_t c = UINT32_MAX;
-        MemxServer *s = NULL;
-        bool ok = true;
-
-        g_mutex_lock(&r->lock);
-        if (r->n_drops + per_chunk <= MEMX_DROPS_MAX || !r->n_drops) {
-            c = memx_trim_take(&r->table);
-        }
-        if (c != UINT32_MAX && r->table.chunk[c].server != MEMX_SERVER_NONE) {
-            s = &r->server[r->table.chunk[c].server];
-            ok = s->lane[MEMX_LANE_ORDERED].up;
-        }
-        g_mutex_unlock(&r->lock);
-        if (c == UINT32_MAX) {
-            return;
-        }
-        for (uint64_t g = memx_group_of_chunk(&r->table, c); s && ok &&
-             g < memx_group_end(&r->table, c); g++) {
-            ok = r->n_drops < MEMX_DROPS_MAX && trim_group(r, s, c, g);
-        }
-        if (!ok) { /* again, when the server is back or there is room */
+    while (r->n_drops < MEMX_DROPS_MAX && looked_at < MEMX_DROPS_MAX) {
+        if (r->trim_at == r->trim_end) {
+            looked_at++;
+            if (!trim_next(r)) {
+                return;
+            }
+        } else if (!trim_group(r, &r->server[r->table.chunk[r->trim_chunk].server],
+                        r->trim_chunk, r->trim_at++)) {
             g_mutex_lock(&r->lock);
-            memx_trim_set(&r->table, c);
+            memx_trim_set(&r->table, r->trim_chunk);
             g_mutex_unlock(&r->lock);
+            r->trim_at = r->trim_end;
         }
     }
 }
@@ -407,6 +418,7 @@ static bool evict(MemxRegion *r)
 {
     while (wanted(r) > 0) {
         MemxSlot *slot;
+        bool nothing;
 
         if (!r->evicting) {
             r->evicting = true;
@@ -419,12 +431,13 @@ static bool evict(MemxRegion *r)
         if (!slot) {
             return true;
         }
+        nothing = !slot->frames; /* all pinned */
         if (!slot_step(r, slot)) {
             memx_evict_undo(r, slot);
             return true;
         }
-        if (memx_stopping(r)) {
-            return false;
+        if (nothing || memx_stopping(r)) {
+            return true;
         }
     }
     r->evicting = false;

@@ -109,10 +109,8 @@ static bool add_peer(MemxRegion *r, const MemxOptions *o, GBytes *key,
     s->index = r->n_servers++;
     s->open.size_pages = r->table.n_pages;
     s->open.epoch = 1;
-    g_strlcpy(s->open.vm_name, o->vm_name ? o->vm_name : "",
-              sizeof(s->open.vm_name));
-    g_strlcpy(s->open.region_name, o->region_name ? o->region_name : "",
-              sizeof(s->open.region_name));
+    memx_name_set(s->open.vm_name, o->vm_name ? o->vm_name : "");
+    memx_name_set(s->open.region_name, o->region_name ? o->region_name : "");
     memcpy(s->open.vm_uuid, o->vm_uuid, sizeof(s->open.vm_uuid));
     memcpy(s->open.client, r->client_id, sizeof(s->open.client));
     memx_random(s->open.space, sizeof(s->open.space));

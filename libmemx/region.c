@@ -191,6 +191,7 @@ MemxRegion *memx_region_new_over(const MemxOptions *o,
     }
     r = g_new0(MemxRegion, 1);
     g_mutex_init(&r->lock);
+    g_mutex_init(&r->resize);
     g_cond_init(&r->changed);
     r->uffd = r->pagemap_fd = -1;
     r->transport = transport;
@@ -273,6 +274,7 @@ void memx_region_free(MemxRegion *r)
     memx_page_hash_free(r->hash);
     g_cond_clear(&r->changed);
     g_mutex_clear(&r->lock);
+    g_mutex_clear(&r->resize);
     g_free(r);
 }
 
@@ -284,6 +286,7 @@ void *memx_region_base(MemxRegion *r)
 bool memx_region_set_local_bytes(MemxRegion *r, uint64_t local_bytes,
                                  GError **error)
 {
+    g_autoptr(GMutexLocker) resize = g_mutex_locker_new(&r->resize);
     uint64_t limit = local_bytes / MEMX_PAGE_BYTES;
     bool lower;
 

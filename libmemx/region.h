@@ -182,6 +182,8 @@ struct MemxRegion {
     uint8_t client_id[MEMX_ID_BYTES];
 
     int stop;               /* atomic: threads shall end */
+    GMutex resize;          /* one change of the local size at a time; taken
+                               before `lock`, held across the network */
 
     GMutex lock;
     GCond changed;          /* installing or exclusive ended, control done */
@@ -220,6 +222,8 @@ struct MemxRegion {
     bool evicting;
     MemxDrop drop[MEMX_DROPS_MAX];
     unsigned n_drops;       /* in flight */
+    uint32_t trim_chunk;    /* being trimmed, from group trim_at on */
+    uint64_t trim_at, trim_end;
 
     MemxWorker faults, store, fetch, session;
 };
