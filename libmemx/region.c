@@ -37,12 +37,12 @@ static bool check_local(uint64_t size, uint64_t chunk, uint64_t local,
                         GError **error)
 {
     if (local % MEMX_PAGE_BYTES || local > size) {
-        return invalid(error, "local size %" G_GUINT64_FORMAT " must be a "
+        return invalid(error, "local-size %" G_GUINT64_FORMAT " must be a "
                        "multiple of 4096 and at most the size, %"
                        G_GUINT64_FORMAT, local, size);
     }
     if (local < local_min(size, chunk)) {
-        return invalid(error, "local size %" G_GUINT64_FORMAT " is too small "
+        return invalid(error, "local-size %" G_GUINT64_FORMAT " is too small "
                        "to run with; it must be at least %" G_GUINT64_FORMAT
                        " (8 MiB, and %d chunks)", local,
                        local_min(size, chunk), CHUNKS_LOCAL_MIN);
@@ -59,7 +59,7 @@ static bool check_options(const MemxOptions *o, GError **error)
     }
     if (o->chunk_bytes < MEMX_GROUP_BYTES || o->chunk_bytes > 64 << 20 ||
         o->chunk_bytes & (o->chunk_bytes - 1)) {
-        return invalid(error, "chunk size %" G_GUINT64_FORMAT " must be a "
+        return invalid(error, "chunk-size %" G_GUINT64_FORMAT " must be a "
                        "power of two from 262144 (256 KiB) to 67108864 "
                        "(64 MiB)", o->chunk_bytes);
     }
@@ -67,7 +67,7 @@ static bool check_options(const MemxOptions *o, GError **error)
         return invalid(error, "the memory must start at a page");
     }
     if (o->server_timeout_ms < 1000 || o->server_timeout_ms > 86400000) {
-        return invalid(error, "server timeout %u ms must be 1000 to 86400000",
+        return invalid(error, "server-timeout %u ms must be 1000 to 86400000",
                        o->server_timeout_ms);
     }
     return check_local(o->size_bytes, o->chunk_bytes, o->local_bytes, error);
