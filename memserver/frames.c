@@ -44,8 +44,8 @@ struct MsFrames {
     uint8_t *hashes;
     uint64_t n_frames;
 
-    GMutex lock; /* protects all below; a leaf, held for a memcpy (and for
-                    one punch when the store has become empty) */
+    GMutex lock; /* protects all below; a leaf, held for a memcpy (and, when
+                    memory is given back, for a punch now and then) */
     uint64_t used;
     uint64_t bump;
     MsFrame *warm;
@@ -53,6 +53,8 @@ struct MsFrames {
     MsFrame *cold;
     uint64_t n_cold;
     unsigned punching; /* batches on neither stack */
+    uint16_t *lively;  /* for each page of hashes: how many of its frames are
+                          neither cold nor beyond bump */
 };
 
 static uint64_t warm_bytes(const MsFrames *frames)
@@ -73,12 +75,16 @@ static int compare_frames(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static void punch_run(MsFrames *frames, uint64_t first, uint64_t n)
+static void punch_pages(MsFrames *frames, uint64_t first, uint64_t n)
+{
+    ms_punch(frames->fd, first * MEMX_PAGE_BYTES, n * MEMX_PAGE_BYTES);
+}
+
+static void punch_hashes(MsFrames *frames, uint64_t first, uint64_t n)
 {
     uint64_t from = (first + HASHES_PER_PAGE - 1) / HASHES_PER_PAGE;
     uint64_t to = (first + n) / HASHES_PER_PAGE;
 
-    ms_punch(frames->fd, first * MEMX_PAGE_BYTES, n * MEMX_PAGE_BYTES);
     if (from < to) {
         ms_punch(frames->hash_fd, from * MEMX_PAGE_BYTES,
                  (to - from) * MEMX_PAGE_BYTES);
@@ -91,10 +97,16 @@ static void punch_sorted(MsFrames *frames, const MsFrame *list, unsigned n)
 
     for (unsigned i = 1; i <= n; i++) {
         if (i == n || list[i] != list[i - 1] + 1) {
-            punch_run(frames, list[first], i - first);
+            punch_pages(frames, list[first], i - first);
             first = i;
         }
     }
+}
+
+static uint64_t lively_bytes(const MsFrames *frames)
+{
+    return (frames->n_frames / HASHES_PER_PAGE + 1) *
+           sizeof(*frames->lively);
 }
 
 static bool map_pages(MsFrames *frames)
@@ -113,13 +125,14 @@ static bool start_afresh_locked(MsFrames *frames)
     if (frames->used || frames->punching || frames->bump <= AFRESH_MIN) {
         return false;
     }
-    punch_run(frames, 0, MIN(frames->bump + HASHES_PER_PAGE,
-                             frames->n_frames));
+    punch_pages(frames, 0, frames->bump);
+    punch_hashes(frames, 0, frames->bump + HASHES_PER_PAGE);
     frames->bump = 0;
     frames->n_warm = 0;
     frames->n_cold = 0;
     madvise(frames->warm, warm_bytes(frames), MADV_DONTNEED);
     madvise(frames->cold, frames->n_frames * sizeof(MsFrame), MADV_DONTNEED);
+    madvise(frames->lively, lively_bytes(frames), MADV_DONTNEED);
     /* In place: the address must not change.  Should it fail (no memory for
      * a mapping) the old one is still there. */
     if (mmap(frames->pages, bytes, PROT_READ | PROT_WRITE,
@@ -139,15 +152,18 @@ static void adopt(MsFrames *frames, const MsUsed *used)
             continue;
         }
         if (f > frames->bump) {
-            punch_run(frames, frames->bump, f - frames->bump);
+            punch_pages(frames, frames->bump, f - frames->bump);
+            punch_hashes(frames, frames->bump, f - frames->bump);
         }
         while (frames->bump < f) {
             frames->cold[frames->n_cold++] = frames->bump++;
         }
         frames->used++;
+        frames->lively[f / HASHES_PER_PAGE]++;
         frames->bump++;
     }
-    punch_run(frames, frames->bump, MS_FRAMES_MAX - frames->bump);
+    punch_pages(frames, frames->bump, MS_FRAMES_MAX - frames->bump);
+    punch_hashes(frames, frames->bump, MS_FRAMES_MAX - frames->bump);
 }
 
 MsFrames *ms_frames_new(const MsBacking *backing, uint64_t n_frames,
@@ -163,8 +179,9 @@ MsFrames *ms_frames_new(const MsBacking *backing, uint64_t n_frames,
                                  n_frames * MEMX_HASH_BYTES);
     frames->warm = ms_map_anonymous(warm_bytes(frames));
     frames->cold = ms_map_anonymous(n_frames * sizeof(MsFrame));
+    frames->lively = ms_map_anonymous(lively_bytes(frames));
     if (!map_pages(frames) || !frames->hashes || !frames->warm ||
-        !frames->cold) {
+        !frames->cold || !frames->lively) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
                     "cannot map %" G_GUINT64_FORMAT " pages: %s; lower "
                     "--capacity or raise the limit on address space "
@@ -195,6 +212,9 @@ void ms_frames_free(MsFrames *frames)
     if (frames->cold) {
         munmap(frames->cold, frames->n_frames * sizeof(MsFrame));
     }
+    if (frames->lively) {
+        munmap(frames->lively, lively_bytes(frames));
+    }
     g_mutex_clear(&frames->lock);
     g_free(frames);
 }
@@ -211,7 +231,7 @@ static unsigned take_slice(MsFrame *list, unsigned n, const MsFrame *stack,
 
 int ms_frames_take(MsFrames *frames, MsFrame *list, unsigned n)
 {
-    unsigned got;
+    unsigned got, revived;
 
     g_mutex_lock(&frames->lock);
     if (frames->n_warm + frames->n_cold +
@@ -220,9 +240,13 @@ int ms_frames_take(MsFrames *frames, MsFrame *list, unsigned n)
         return -ENOSPC;
     }
     got = take_slice(list, n, frames->warm, &frames->n_warm);
+    revived = got;
     got += take_slice(list + got, n - got, frames->cold, &frames->n_cold);
     while (got < n) {
         list[got++] = frames->bump++;
+    }
+    for (; revived < n; revived++) {
+        frames->lively[list[revived] / HASHES_PER_PAGE]++;
     }
     frames->used += n;
     g_mutex_unlock(&frames->lock);
@@ -247,6 +271,23 @@ static unsigned cool_locked(MsFrames *frames, MsFrame *batch)
     return n;
 }
 
+/* A batch whose memory is gone.  A page of hashes goes with the last of its
+ * frames, under the lock, lest one of them be taken and get a hash now. */
+static void add_cold_locked(MsFrames *frames, const MsFrame *batch,
+                            unsigned n)
+{
+    memcpy(frames->cold + frames->n_cold, batch, n * sizeof(*batch));
+    frames->n_cold += n;
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t page = batch[i] / HASHES_PER_PAGE;
+
+        if (--frames->lively[page] == 0) {
+            ms_punch(frames->hash_fd, page * MEMX_PAGE_BYTES,
+                     MEMX_PAGE_BYTES);
+        }
+    }
+}
+
 static void give_some(MsFrames *frames, const MsFrame *list, unsigned n)
 {
     MsFrame batch[PUNCH_BATCH];
@@ -262,9 +303,7 @@ static void give_some(MsFrames *frames, const MsFrame *list, unsigned n)
         qsort(batch, n_batch, sizeof(*batch), compare_frames);
         punch_sorted(frames, batch, n_batch);
         g_mutex_lock(&frames->lock);
-        memcpy(frames->cold + frames->n_cold, batch,
-               n_batch * sizeof(*batch));
-        frames->n_cold += n_batch;
+        add_cold_locked(frames, batch, n_batch);
         frames->punching--;
     }
     g_mutex_unlock(&frames->lock);

@@ -100,6 +100,24 @@ static void punch_unused_tables(MsStore *store)
     }
 }
 
+/* All but the backing. */
+static void forget(MsStore *store)
+{
+    GHashTableIter iter;
+    gpointer space;
+
+    g_hash_table_iter_init(&iter, store->spaces);
+    while (g_hash_table_iter_next(&iter, NULL, &space)) {
+        g_hash_table_iter_steal(&iter);
+        ms_space_free(space);
+    }
+    g_hash_table_destroy(store->spaces);
+    g_free(store->slots_in_use);
+    g_mutex_clear(&store->slots_lock);
+    ms_frames_free(store->frames);
+    g_free(store);
+}
+
 MsStore *ms_store_new(const MsBacking *backing, uint64_t capacity_pages,
                       GError **error)
 {
@@ -129,9 +147,7 @@ MsStore *ms_store_new(const MsBacking *backing, uint64_t capacity_pages,
         munmap(used.bits, used_bytes);
     }
     if (!ok) {
-        int keep[MS_N_FILES];
-
-        ms_store_free(store, keep);
+        forget(store);
         return NULL;
     }
     return store;
@@ -139,25 +155,15 @@ MsStore *ms_store_new(const MsBacking *backing, uint64_t capacity_pages,
 
 void ms_store_free(MsStore *store, int keep[MS_N_FILES])
 {
-    GHashTableIter iter;
-    gpointer space;
+    MsBacking backing = store->backing;
 
-    g_hash_table_iter_init(&iter, store->spaces);
-    while (g_hash_table_iter_next(&iter, NULL, &space)) {
-        g_hash_table_iter_steal(&iter);
-        ms_space_free(space);
-    }
-    g_hash_table_destroy(store->spaces);
-    g_free(store->slots_in_use);
-    g_mutex_clear(&store->slots_lock);
-    ms_frames_free(store->frames);
+    forget(store);
     if (keep) {
-        memcpy(keep, store->backing.fds, sizeof(store->backing.fds));
-        munmap(store->backing.super, MS_INDEX_BYTES);
+        memcpy(keep, backing.fds, sizeof(backing.fds));
+        munmap(backing.super, MS_INDEX_BYTES);
     } else {
-        ms_backing_close(&store->backing);
+        ms_backing_close(&backing);
     }
-    g_free(store);
 }
 
 bool ms_store_recharge(MsStore *store, uint64_t from, uint64_t to)
