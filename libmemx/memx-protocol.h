@@ -45,7 +45,8 @@ typedef enum MemxOpcode {
     MEMX_OP_OPEN = 3,     /* body: MemxOpen; reply body: MemxOpened */
 
     /* Any lane, also without a space. */
-    MEMX_OP_PING = 8,     /* no body; the reply header says it all */
+    MEMX_OP_PING = 8,     /* the reply header says it all; group: pages that
+                             the client would reserve, 0: just asking */
 
     /* Any lane of a space. */
     MEMX_OP_FETCH = 16,   /* mask; reply payload: the pages of mask */

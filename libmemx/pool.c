@@ -19,6 +19,8 @@
 
 #define CLOSE_MS 2000
 #define RESERVE_MS 5000
+#define GIVE_WAY_MS 3000
+#define GIVE_WAY_POLL_MS 100
 
 /* What must be reserved for a local size of @limit pages. */
 static uint64_t need_pages(const MemxRegion *r, uint64_t limit)
@@ -118,12 +120,13 @@ static bool add_peer(MemxRegion *r, const MemxOptions *o, GBytes *key,
     return true;
 }
 
-/* What a server has free, asked on a connection of no space. */
-static bool ask_room(MemxServer *s, unsigned timeout_ms, uint64_t *room,
-                     GError **error)
+/* What a server has free, asked on a connection of no space.  With @want
+ * pages it asks others to give up their copies. */
+static bool ask_room(MemxServer *s, unsigned timeout_ms, uint64_t want,
+                     uint64_t *room, uint64_t *capacity, GError **error)
 {
     MemxOpen open = { .lane = MEMX_LANE_NONE };
-    MemxCall ping = { .request = { .opcode = MEMX_OP_PING } };
+    MemxCall ping = { .request = { .opcode = MEMX_OP_PING, .group = want } };
     MemxPeerInfo info = { 0 };
     MemxChannel *channel = memx_peer_connect(s->peer, &open, timeout_ms, -1,
                                              &info, error);
@@ -141,6 +144,7 @@ static bool ask_room(MemxServer *s, unsigned timeout_ms, uint64_t *room,
         return false;
     }
     *room = ping.reply.free_pages;
+    *capacity = ping.reply.capacity_pages;
     return true;
 }
 
@@ -169,19 +173,38 @@ static bool open_server(MemxServer *s, unsigned timeout_ms, GError **error)
     return true;
 }
 
+/* Shares the reservation out by what is free.  What is taken by other VMs'
+ * copies becomes free when they are asked for it, in a moment. */
 static bool reserve_first(MemxRegion *r, unsigned timeout_ms, GError **error)
 {
+    int64_t deadline_us = g_get_monotonic_time() +
+                          MIN(timeout_ms, GIVE_WAY_MS) * 1000ll;
     uint64_t room[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
-    uint64_t need = need_pages(r, r->limit), total = 0;
+    uint64_t need = need_pages(r, r->limit), want = 0;
+    uint64_t total, capacity;
 
-    for (unsigned i = 0; i < r->n_servers; i++) {
-        if (!ask_room(&r->server[i], timeout_ms, &room[i], error)) {
-            return false;
+    for (;;) {
+        total = capacity = 0;
+        for (unsigned i = 0; i < r->n_servers; i++) {
+            uint64_t size;
+
+            if (!ask_room(&r->server[i], timeout_ms, want, &room[i], &size,
+                          error)) {
+                return false;
+            }
+            total += room[i];
+            capacity += size;
         }
-        total += room[i];
-    }
-    if (!share_out(r, need, room, share)) {
-        return set_full(error, need, total, r->n_servers);
+        if (share_out(r, need, room, share)) {
+            break;
+        }
+        if (capacity < need || g_get_monotonic_time() > deadline_us) {
+            return set_full(error, need, total, r->n_servers);
+        }
+        if (want) {
+            g_usleep(GIVE_WAY_POLL_MS * 1000);
+        }
+        want = need;
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
         r->server[i].reserved_pages = share[i];

@@ -95,7 +95,6 @@ static bool request_fits(const MemxRequest *r)
         return unpaged && r->body_bytes == MEMX_PROOF_BYTES;
     case MEMX_OP_OPEN:
         return unpaged && r->body_bytes == MEMX_OPEN_BYTES;
-    case MEMX_OP_PING:
     case MEMX_OP_CLOSE:
         return unpaged && r->body_bytes == 0;
     case MEMX_OP_FETCH:
@@ -107,6 +106,7 @@ static bool request_fits(const MemxRequest *r)
     case MEMX_OP_COMPARE:
         return paged && r->body_bytes == pages * MEMX_HASH_BYTES &&
                r->payload_bytes == 0;
+    case MEMX_OP_PING:
     case MEMX_OP_RESERVE:
         return r->group <= MEMX_PAGES_MAX && r->mask == 0 &&
                r->body_bytes == 0 && r->payload_bytes == 0;

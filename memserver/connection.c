@@ -29,7 +29,7 @@ int ms_connection_reply(MsConnection *connection, MemxReply *reply,
     if (connection->space) {
         const MsStore *store = connection->space->store;
 
-        reply->free_pages = ms_store_free_pages(store);
+        reply->free_pages = ms_store_spare_pages(store);
         reply->capacity_pages = store->capacity_pages;
         reply->space_pages = atomic_load_explicit(
             &connection->space->held_pages, memory_order_relaxed);
@@ -204,6 +204,20 @@ static int serve_ordered(MsConnection *connection, const MemxRequest *request,
     }
 }
 
+static int serve_ping(MsConnection *connection, const MemxRequest *request)
+{
+    MsServer *server = connection->server;
+
+    if (request->group && !connection->space) {
+        g_mutex_lock(&server->lock);
+        if (server->store && connection->stage == MS_STAGE_ADMITTED) {
+            ms_store_want(server->store, request->group);
+        }
+        g_mutex_unlock(&server->lock);
+    }
+    return done(connection, 0);
+}
+
 static int serve(MsConnection *connection, const MemxRequest *request,
                  const uint8_t *body)
 {
@@ -216,7 +230,7 @@ static int serve(MsConnection *connection, const MemxRequest *request,
     }
     if (request->opcode == MEMX_OP_PING &&
         connection->stage != MS_STAGE_STRANGER) {
-        return done(connection, 0);
+        return serve_ping(connection, request);
     }
     if (!connection->space) {
         return ms_handshake(connection, request, body);

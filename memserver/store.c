@@ -25,6 +25,9 @@
 /* What 1024 connections can have in flight and in limbo. */
 #define SLACK_FRAMES (1024u * MEMX_GROUP_PAGES * (MS_READ_LANES + 1))
 
+/* How long owners of copies are asked to give them up. */
+#define SHORT_US (3 * G_USEC_PER_SEC)
+
 static guint id_hash(gconstpointer key)
 {
     guint hash;
@@ -163,6 +166,15 @@ void ms_store_free(MsStore *store, int keep[MS_N_FILES])
         munmap(backing.super, MS_INDEX_BYTES);
     } else {
         ms_backing_close(&backing);
+    }
+}
+
+void ms_store_want(MsStore *store, uint64_t pages)
+{
+    if (pages > ms_store_free_pages(store)) {
+        atomic_store_explicit(&store->short_until_us,
+                              g_get_monotonic_time() + SHORT_US,
+                              memory_order_relaxed);
     }
 }
 

@@ -21,6 +21,9 @@ struct MsStore {
 
     /* The sum of what the spaces are charged; any ordered lane. */
     _Atomic uint64_t charged_pages;
+    /* Until then spaces are told that nothing is free, so that their owners
+     * give up copies: somebody wants to reserve more.  Any thread. */
+    _Atomic int64_t short_until_us;
 
     /* Under the server's lock. */
     GHashTable *spaces;     /* id -> MsSpace */
@@ -48,6 +51,19 @@ static inline uint64_t ms_store_free_pages(const MsStore *store)
 
     return charged < store->capacity_pages ?
            store->capacity_pages - charged : 0;
+}
+
+/* Somebody would reserve @pages. */
+void ms_store_want(MsStore *store, uint64_t pages);
+
+/* The same as the owner of a space is told.  Fault path. */
+static inline uint64_t ms_store_spare_pages(const MsStore *store)
+{
+    int64_t until_us = atomic_load_explicit(&store->short_until_us,
+                                            memory_order_relaxed);
+
+    return until_us && g_get_monotonic_time() < until_us ? 0 :
+           ms_store_free_pages(store);
 }
 
 /* Changes a charge from @from to @to.  False, nothing changed, if that is
