@@ -604,6 +604,7 @@ static void test_shutdown_client(const void *transport)
     g_assert_cmpint(job->call.status, <, 0);
     g_assert_true(memx_channel_is_dead(rig->client));
     g_assert_cmpint(memx_channel_submit(rig->client, &job->call), <, 0);
+    g_thread_join(g_steal_pointer(&rig->thread));
     rig_free(rig);
 }
 

@@ -15,10 +15,13 @@
  * call back can free it.  Headers go through the codec, so that what TCP
  * would refuse is refused here too.
  *
+ * Locks are pthread's, not GLib's, because ThreadSanitizer sees those.
+ *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -28,8 +31,8 @@
 #include "transport-inproc.h"
 
 typedef struct Link {
-    GMutex lock;            /* everything below; nothing is taken inside */
-    GCond changed;          /* wakes the server */
+    pthread_mutex_t lock;   /* everything below; nothing is taken inside */
+    pthread_cond_t changed; /* wakes the server */
     int done_fd;            /* wakes the client; constant */
     GQueue waiting;         /* MemxCall *, submitted and not taken */
     MemxCall *current;      /* with the server, or NULL */
@@ -54,33 +57,33 @@ struct MemxListener {
 };
 
 /* What is listened on, and what is registered. */
-static GMutex listeners_lock;
+static pthread_mutex_t listeners_lock = PTHREAD_MUTEX_INITIALIZER;
 static GHashTable *listeners;   /* address -> MemxListener */
-static GMutex registered_lock;
+static pthread_mutex_t registered_lock = PTHREAD_MUTEX_INITIALIZER;
 static GArray *registered;      /* struct iovec */
 
 static void link_unref(Link *link)
 {
-    g_mutex_lock(&link->lock);
+    pthread_mutex_lock(&link->lock);
     bool last = --link->references == 0;
-    g_mutex_unlock(&link->lock);
+    pthread_mutex_unlock(&link->lock);
     if (last) {
         g_queue_clear(&link->waiting);
         g_queue_clear(&link->done);
         close(link->done_fd);
-        g_cond_clear(&link->changed);
-        g_mutex_clear(&link->lock);
+        pthread_cond_destroy(&link->changed);
+        pthread_mutex_destroy(&link->lock);
         g_free(link);
     }
 }
 
 static void link_kill(Link *link)
 {
-    g_mutex_lock(&link->lock);
+    pthread_mutex_lock(&link->lock);
     link->dead = true;
-    g_cond_broadcast(&link->changed);
+    pthread_cond_broadcast(&link->changed);
     eventfd_write(link->done_fd, 1);
-    g_mutex_unlock(&link->lock);
+    pthread_mutex_unlock(&link->lock);
 }
 
 static MemxChannel *channel_new(Link *link, char *peer)
@@ -99,18 +102,18 @@ static int inproc_register(void *base, size_t bytes)
 {
     struct iovec span = { base, bytes };
 
-    g_mutex_lock(&registered_lock);
+    pthread_mutex_lock(&registered_lock);
     if (!registered) {
         registered = g_array_new(FALSE, FALSE, sizeof(struct iovec));
     }
     g_array_append_val(registered, span);
-    g_mutex_unlock(&registered_lock);
+    pthread_mutex_unlock(&registered_lock);
     return 0;
 }
 
 static void inproc_unregister(void *base, size_t bytes)
 {
-    g_mutex_lock(&registered_lock);
+    pthread_mutex_lock(&registered_lock);
     for (guint i = 0; registered && i < registered->len; i++) {
         struct iovec *span = &g_array_index(registered, struct iovec, i);
 
@@ -119,14 +122,14 @@ static void inproc_unregister(void *base, size_t bytes)
             break;
         }
     }
-    g_mutex_unlock(&registered_lock);
+    pthread_mutex_unlock(&registered_lock);
 }
 
 static bool is_registered(const struct iovec *iov, int n)
 {
     int found = 0;
 
-    g_mutex_lock(&registered_lock);
+    pthread_mutex_lock(&registered_lock);
     for (int i = 0; i < n; i++) {
         uintptr_t start = (uintptr_t)iov[i].iov_base;
 
@@ -141,7 +144,7 @@ static bool is_registered(const struct iovec *iov, int n)
             }
         }
     }
-    g_mutex_unlock(&registered_lock);
+    pthread_mutex_unlock(&registered_lock);
     return found == n;
 }
 
@@ -155,20 +158,20 @@ static MemxChannel *inproc_connect(const char *host, const char *port,
     MemxListener *listener = NULL;
     Link *link = NULL;
 
-    g_mutex_lock(&listeners_lock);
+    pthread_mutex_lock(&listeners_lock);
     if (listeners) {
         listener = g_hash_table_lookup(listeners, address);
     }
     if (listener) {
         link = g_new0(Link, 1);
-        g_mutex_init(&link->lock);
-        g_cond_init(&link->changed);
+        pthread_mutex_init(&link->lock, NULL);
+        pthread_cond_init(&link->changed, NULL);
         link->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         link->references = 2;
         g_queue_push_tail(&listener->pending, link);
         eventfd_write(listener->pending_fd, 1);
     }
-    g_mutex_unlock(&listeners_lock);
+    pthread_mutex_unlock(&listeners_lock);
     if (!link) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
                     "can't connect to %s: nobody listens", address);
@@ -184,7 +187,7 @@ static int inproc_submit(MemxChannel *channel, MemxCall *call)
 
     g_assert(is_registered(call->out, call->n_out) &&
              is_registered(call->in, call->n_in));
-    g_mutex_lock(&link->lock);
+    pthread_mutex_lock(&link->lock);
     if (link->dead && !channel->status) {
         channel->status = -EPIPE;
     }
@@ -193,9 +196,9 @@ static int inproc_submit(MemxChannel *channel, MemxCall *call)
         call->status = 0;
         call->next = NULL;
         g_queue_push_tail(&link->waiting, call);
-        g_cond_signal(&link->changed);
+        pthread_cond_signal(&link->changed);
     }
-    g_mutex_unlock(&link->lock);
+    pthread_mutex_unlock(&link->lock);
     return channel->status;
 }
 
@@ -206,7 +209,7 @@ static MemxCall *inproc_progress(MemxChannel *channel)
     MemxCall *call;
     eventfd_t count;
 
-    g_mutex_lock(&link->lock);
+    pthread_mutex_lock(&link->lock);
     call = g_queue_pop_head(&link->done);
     if (!call && link->dead) {
         if (!channel->status) {
@@ -222,13 +225,12 @@ static MemxCall *inproc_progress(MemxChannel *channel)
         }
     } else if (call && call->status) {
         channel->status = call->status;
-        link->dead = true;
     }
     /* A dead link stays readable, as a closed socket does. */
     if (!call && !link->dead) {
         eventfd_read(link->done_fd, &count);
     }
-    g_mutex_unlock(&link->lock);
+    pthread_mutex_unlock(&link->lock);
     return call;
 }
 
@@ -254,10 +256,10 @@ static int inproc_next(MemxChannel *channel, MemxRequest *request, void *body)
     if (channel->status) {
         return channel->status;
     }
-    g_mutex_lock(&link->lock);
+    pthread_mutex_lock(&link->lock);
     g_assert(!link->current);
     while (!link->dead && g_queue_is_empty(&link->waiting)) {
-        g_cond_wait(&link->changed, &link->lock);
+        pthread_cond_wait(&link->changed, &link->lock);
     }
     if (link->dead) {
         r = -EPIPE;
@@ -271,7 +273,7 @@ static int inproc_next(MemxChannel *channel, MemxRequest *request, void *body)
     if (r == 0 && request->body_bytes) {
         memcpy(body, link->current->body, request->body_bytes);
     }
-    g_mutex_unlock(&link->lock);
+    pthread_mutex_unlock(&link->lock);
     channel->status = r;
     return r;
 }
@@ -285,7 +287,7 @@ static int inproc_pull(MemxChannel *channel, const struct iovec *iov, int n)
     if (channel->status) {
         return channel->status;
     }
-    g_mutex_lock(&link->lock);
+    pthread_mutex_lock(&link->lock);
     if (link->dead) {
         r = -EPIPE;
     } else if (n < 0) {
@@ -301,7 +303,7 @@ static int inproc_pull(MemxChannel *channel, const struct iovec *iov, int n)
             link->pulled += iov[i].iov_len;
         }
     }
-    g_mutex_unlock(&link->lock);
+    pthread_mutex_unlock(&link->lock);
     channel->status = r;
     return r;
 }
@@ -334,7 +336,7 @@ static int inproc_reply(MemxChannel *channel, const MemxReply *reply,
     if (r && r != -EPROTO) {
         return r;
     }
-    g_mutex_lock(&link->lock);
+    pthread_mutex_lock(&link->lock);
     if (link->dead || !link->current) {
         r = -EPIPE;
     } else {
@@ -353,12 +355,13 @@ static int inproc_reply(MemxChannel *channel, const MemxReply *reply,
                 offset += iov[i].iov_len;
             }
         }
+        link->dead = call->status != 0;
         link->current = NULL;
         g_queue_push_tail(&link->done, call);
         eventfd_write(link->done_fd, 1);
         r = 0;
     }
-    g_mutex_unlock(&link->lock);
+    pthread_mutex_unlock(&link->lock);
     if (r) {
         channel->status = r;
     }
@@ -373,7 +376,7 @@ static MemxListener *inproc_listen(const char *host, const char *port,
     static unsigned next_port = 1;
     MemxListener *listener = g_new0(MemxListener, 1);
 
-    g_mutex_lock(&listeners_lock);
+    pthread_mutex_lock(&listeners_lock);
     if (!listeners) {
         listeners = g_hash_table_new(g_str_hash, g_str_equal);
     }
@@ -389,7 +392,7 @@ static MemxListener *inproc_listen(const char *host, const char *port,
         listener->pending_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
         g_hash_table_insert(listeners, listener->address, listener);
     }
-    g_mutex_unlock(&listeners_lock);
+    pthread_mutex_unlock(&listeners_lock);
     return listener;
 }
 
@@ -410,9 +413,9 @@ static MemxChannel *inproc_accept(MemxListener *listener, GError **error)
                     "can't accept a connection: %s", g_strerror(errno));
         return NULL;
     }
-    g_mutex_lock(&listeners_lock);
+    pthread_mutex_lock(&listeners_lock);
     link = g_queue_pop_head(&listener->pending);
-    g_mutex_unlock(&listeners_lock);
+    pthread_mutex_unlock(&listeners_lock);
     return channel_new(link, g_strdup("in-process"));
 }
 
@@ -430,9 +433,9 @@ static void inproc_listener_close(MemxListener *listener)
 {
     Link *link;
 
-    g_mutex_lock(&listeners_lock);
+    pthread_mutex_lock(&listeners_lock);
     g_hash_table_remove(listeners, listener->address);
-    g_mutex_unlock(&listeners_lock);
+    pthread_mutex_unlock(&listeners_lock);
     while ((link = g_queue_pop_head(&listener->pending))) {
         link_kill(link);
         link_unref(link);
