@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Regions as tests make them; see the header.
+ */
+#include "region-fixture.h"
+
+#define WORDS (PAGE_BYTES / 8)
+#define DEADLINE_US (60 * G_USEC_PER_SEC)
+#define POLL_US 1000
+
+MemxRegion *region_fixture_try(const RegionFixture *f, GError **error)
+{
+    MemxOptions o = MEMX_OPTIONS_INIT;
+    const char *address[MEMX_SERVERS_MAX + 1] = { NULL };
+
+    for (unsigned i = 0; i < f->n_servers; i++) {
+        address[i] = server_process_address(f->servers[i]);
+    }
+    o.size_bytes = f->size;
+    o.local_bytes = f->local;
+    o.chunk_bytes = f->chunk ?: 256 * 1024;
+    o.keep_copies = f->keep_copies;
+    o.servers = address;
+    o.vm_name = "unit";
+    o.region_name = g_get_prgname();
+    if (f->server_timeout_ms) {
+        o.server_timeout_ms = f->server_timeout_ms;
+    }
+    o.event = f->event;
+    o.opaque = f->opaque;
+    return memx_region_new(&o, error);
+}
+
+MemxRegion *region_fixture_new(const RegionFixture *f)
+{
+    g_autoptr(GError) error = NULL;
+    MemxRegion *region = region_fixture_try(f, &error);
+
+    g_assert_no_error(error);
+    g_assert_nonnull(region);
+    return region;
+}
+
+uint64_t pattern_word(uint64_t page, unsigned generation, unsigned word)
+{
+    return generation ? (page * WORDS + word) * 0x9e3779b97f4a7c15ull +
+                        generation : 0;
+}
+
+void pattern_write(void *base, uint64_t page, unsigned generation)
+{
+    volatile uint64_t *at = (uint64_t *)base + page * WORDS;
+
+    for (unsigned i = 0; i < WORDS; i++) {
+        at[i] = pattern_word(page, generation, i);
+    }
+}
+
+void pattern_check(const void *base, uint64_t page, unsigned generation)
+{
+    const volatile uint64_t *at = (const uint64_t *)base + page * WORDS;
+
+    for (unsigned i = 0; i < WORDS; i++) {
+        uint64_t is = at[i];
+
+        if (is != pattern_word(page, generation, i)) {
+            g_error("page %" G_GUINT64_FORMAT ", word %u: %016"
+                    G_GINT64_MODIFIER "x instead of %016" G_GINT64_MODIFIER
+                    "x, generation %u", page, i, is,
+                    pattern_word(page, generation, i), generation);
+        }
+    }
+}
+
+void await_stats(MemxRegion *region, MemxStats *stats, StatsFunc *done,
+                 uint64_t argument)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    for (;;) {
+        memx_region_stats(region, stats);
+        if (done(stats, argument)) {
+            return;
+        }
+        if (g_get_monotonic_time() > deadline) {
+            g_error("waited in vain: local %" G_GUINT64_FORMAT " of %"
+                    G_GUINT64_FORMAT " KiB, staged %" G_GUINT64_FORMAT
+                    ", remote %" G_GUINT64_FORMAT ", never written %"
+                    G_GUINT64_FORMAT "; server 0: kept %" G_GUINT64_FORMAT
+                    ", reserved %" G_GUINT64_FORMAT ", free %"
+                    G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT, stats->local_bytes >> 10,
+                    stats->local_limit_bytes >> 10, stats->staged_bytes >> 10,
+                    stats->remote_bytes >> 10,
+                    stats->never_written_bytes >> 10,
+                    stats->servers[0].kept_bytes >> 10,
+                    stats->servers[0].reserved_bytes >> 10,
+                    stats->servers[0].free_bytes >> 10,
+                    stats->servers[0].capacity_bytes >> 10);
+        }
+        g_usleep(POLL_US);
+    }
+}
+
+bool stats_all_written(const MemxStats *stats, uint64_t argument)
+{
+    return !stats->never_written_bytes;
+}
+
+bool stats_local_at_most(const MemxStats *stats, uint64_t argument)
+{
+    return stats->local_bytes <= argument;
+}

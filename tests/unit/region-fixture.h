@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Regions as tests make them, and a pattern that tells a page, a word in it
+ * and a generation from all others.
+ */
+#ifndef REGION_FIXTURE_H
+#define REGION_FIXTURE_H
+
+#include <glib.h>
+#include "memx.h"
+#include "server-process.h"
+
+#define MIB (1ull << 20)
+#define PAGE_BYTES 4096ull
+
+/* Zero fields: a chunk of 256 KiB, copies kept by auto, 30 s. */
+typedef struct RegionFixture {
+    uint64_t size, local, chunk;
+    MemxKeepCopies keep_copies;
+    unsigned server_timeout_ms;
+    ServerProcess **servers;
+    unsigned n_servers;
+    MemxEventFunc *event;
+    void *opaque;
+} RegionFixture;
+
+MemxRegion *region_fixture_try(const RegionFixture *fixture, GError **error);
+MemxRegion *region_fixture_new(const RegionFixture *fixture);
+
+uint64_t pattern_word(uint64_t page, unsigned generation, unsigned word);
+/* Generation 0 is never-written: zeros.  Plain stores and loads only, so that
+ * a sanitizer's own reads don't get in the way. */
+void pattern_write(void *base, uint64_t page, unsigned generation);
+/* Ends the test with a message if it isn't there. */
+void pattern_check(const void *base, uint64_t page, unsigned generation);
+
+/* Reads statistics until @done says so; the deadline is a minute. */
+typedef bool StatsFunc(const MemxStats *stats, uint64_t argument);
+void await_stats(MemxRegion *region, MemxStats *stats, StatsFunc *done,
+                 uint64_t argument);
+StatsFunc stats_all_written;    /* no page was never written */
+StatsFunc stats_local_at_most;  /* @argument bytes */
+
+#endif
