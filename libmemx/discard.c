@@ -45,7 +45,16 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
         if (t->stored[g] & mask || (slot && slot->sent & mask)) {
             memx_trim_set(t, c);
         }
+        memx_trace_pages(MEMX_LOCAL_DISCARDED,
+                         t->present[g] & ~t->stored[g] & mask);
+        memx_trace_pages(MEMX_KEPT_DISCARDED,
+                         t->present[g] & t->stored[g] & mask);
+        memx_trace_pages(MEMX_REMOTE_DISCARDED,
+                         ~t->present[g] & t->stored[g] & mask &
+                         ~(slot ? slot->staged : 0));
         if (slot) {
+            memx_trace_pages(MEMX_STAGED_DISCARDED,
+                             slot->staged & ~t->present[g] & mask);
             slot->staged &= ~mask;
         }
         gone += memx_mask_pages(t->present[g] & mask);

@@ -137,6 +137,9 @@ MemxSlot *memx_evict_take(MemxRegion *r)
 
     g_mutex_lock(&r->lock);
     memx_set_group_locked(r, g, mask & ~moved, r->table.stored[g]);
+    memx_trace_pages(MEMX_LOCAL_TO_STAGED, moved & ~r->table.stored[g]);
+    memx_trace_pages(MEMX_KEPT_TO_STAGED, moved & r->table.stored[g]);
+    memx_trace_pages(MEMX_LOCAL_REFUSED, mask & ~moved);
     slot->staged = slot->frames = moved;
     slot->state = MEMX_SLOT_STAGED;
     r->count.evicted += memx_mask_pages(moved);
@@ -223,6 +226,12 @@ void memx_evict_finish(MemxRegion *r, MemxSlot *slot)
         memx_trim_set(t, c);
     }
     memx_set_group_locked(r, g, present, (stored | on_server) & ~gone);
+    memx_trace_pages(MEMX_STAGED_TO_REMOTE,
+                     slot->sending & slot->staged & ~present);
+    memx_trace_pages(MEMX_STAGED_UNCHANGED,
+                     slot->same & slot->staged & ~present);
+    memx_trace_pages(MEMX_STAGED_TO_NEVER,
+                     slot->zero & slot->staged & ~present);
     r->count.zero += memx_mask_pages(slot->zero & slot->staged);
     r->count.unchanged += memx_mask_pages(slot->same & slot->staged);
     slot->staged = 0;
@@ -254,6 +263,7 @@ bool memx_evict_undo(MemxRegion *r, MemxSlot *slot)
     slot->frames &= ~moved;
     slot->staged &= ~moved;
     memx_set_group_locked(r, g, t->present[g] | moved, t->stored[g]);
+    memx_trace_pages(MEMX_STAGED_UNDONE, moved);
     /* A store whose answer was lost may have left pages on the server. */
     if (chunk->server != MEMX_SERVER_NONE && slot->sent) {
         memx_trim_set(t, c);

@@ -45,6 +45,7 @@ static uint64_t void_copies(MemxRegion *r, MemxServer *s)
             }
             slot = memx_staging_find(&r->staging, g, true);
             here = t->present[g] | (slot ? slot->staged : 0);
+            memx_trace_pages(MEMX_KEPT_VOIDED, t->stored[g] & here);
             memx_set_group_locked(r, g, t->present[g],
                                   t->stored[g] & ~here);
             lost += memx_mask_pages(t->stored[g]);

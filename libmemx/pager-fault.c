@@ -74,6 +74,7 @@ static void fault_staged(MemxRegion *r, MemxSlot *slot, uint64_t page)
 
     g_mutex_lock(&r->lock);
     if (n == MEMX_PAGE_BYTES) {
+        memx_trace_pages(MEMX_STAGED_TO_LOCAL, 1ull << i);
         memx_set_group_locked(r, group, r->table.present[group] | 1ull << i,
                               r->table.stored[group]);
     } else {
@@ -151,6 +152,7 @@ static void fault_first_touch(MemxRegion *r, uint64_t page)
 
     g_mutex_lock(&r->lock);
     if (filled) {
+        memx_trace_pages(MEMX_NEVER_TO_LOCAL, memx_run_mask(i, filled));
         memx_set_group_locked(r, group, r->table.present[group] |
                               memx_run_mask(i, filled),
                               r->table.stored[group]);
@@ -374,6 +376,7 @@ static void fault_install(MemxRegion *r, MemxFault *f)
 
     g_mutex_lock(&r->lock);
     if (n == MEMX_PAGE_BYTES) {
+        memx_trace_pages(MEMX_REMOTE_FAULTED, bit);
         memx_installed_locked(r, group, bit);
         latency_record(r, memx_now_ns() - f->start_ns);
     } else {

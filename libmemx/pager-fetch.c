@@ -101,6 +101,7 @@ static void fetch_end(MemxRegion *r, MemxSlot *slot, uint64_t installed)
     g_mutex_lock(&r->lock);
     r->count.prefetched += memx_mask_pages(installed);
     r->count.prefetch_wasted += memx_mask_pages(rest);
+    memx_trace_pages(MEMX_FETCH_USELESS, rest);
     r->table.chunk[c].fetching--;
     if (memx_chunk_exclusive(&r->table.chunk[c])) {
         r->table.chunk[c].flags |= MEMX_CHUNK_WANTED;
@@ -248,6 +249,7 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
 
     g_mutex_lock(&r->lock);
     if (got) {
+        memx_trace_pages(MEMX_REMOTE_PREFETCHED, got);
         memx_installed_locked(r, g, got);
     }
     if (mask) {

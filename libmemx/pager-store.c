@@ -133,6 +133,7 @@ static bool release_kept(MemxRegion *r, MemxServer *s)
             uint32_t c = memx_chunk_of_group(t, g);
 
             if (kept && t->chunk[c].server == s->index) {
+                memx_trace_pages(MEMX_KEPT_RELEASED, kept);
                 memx_set_group_locked(r, g, t->present[g],
                                       t->stored[g] & ~kept);
                 memx_trim_set(t, c);

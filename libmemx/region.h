@@ -48,6 +48,7 @@
 #include "peer.h"
 #include "staging.h"
 #include "streams.h"
+#include "trace.h"
 
 #define MEMX_FAULTS_MAX 64      /* pages that waiting threads fetch at once */
 #define MEMX_PREFETCH_QUEUE 256
