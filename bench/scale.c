@@ -95,7 +95,7 @@ static double victim_us(ScaleRun *run)
 
     for (uint32_t i = 0; i < run->victims; i++) {
         memx_history_unlist(&run->history,
-                            memx_history_victim(&run->history));
+                            memx_history_victim(&run->history, MEMX_QUEUE_UNPLACED));
     }
     return bench_seconds_since(start) * 1e6 / run->victims;
 }

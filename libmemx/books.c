@@ -137,7 +137,7 @@ int memx_place_locked(MemxRegion *r, uint32_t chunk)
         MemxServer *s = &r->server[i];
         uint64_t cost;
 
-        if (!memx_server_stores(s) || s->n_chunks >= s->chunk_quota) {
+        if (!memx_server_stores(r, s) || s->n_chunks >= s->chunk_quota) {
             continue;
         }
         cost = (uint64_t)s->n_chunks * 1000 / s->chunk_quota +
@@ -152,6 +152,7 @@ int memx_place_locked(MemxRegion *r, uint32_t chunk)
     if (best >= 0 && chunk != MEMX_CHUNK_NONE) {
         r->table.chunk[chunk].server = best;
         r->server[best].n_chunks++;
+        memx_history_move(&r->history, chunk, best + 1);
     }
     return best;
 }

@@ -22,7 +22,7 @@
 #include "evict.h"
 #include "uffd.h"
 
-#define VICTIMS_LOOKED_AT 64
+#define BUSY_SKIPPED 16
 #define FRAMES_KEPT_NS 100000000ull
 
 /* Gives the frames of a slot that this thread owns back to the system. */
@@ -40,18 +40,19 @@ static uint64_t drop_frames(MemxRegion *r, MemxSlot *slot)
     return n;
 }
 
-/* Can pages of this chunk leave now? */
-static bool evictable(MemxRegion *r, uint32_t c)
+/* Nobody is busy with the chunk. */
+static bool idle(const MemxChunk *chunk)
 {
-    MemxChunk *chunk = &r->table.chunk[c];
+    return !chunk->fetching && !chunk->installing &&
+           !memx_chunk_exclusive(chunk);
+}
 
-    if (chunk->fetching || chunk->installing || memx_chunk_exclusive(chunk)) {
-        return false;
-    }
-    if (chunk->server == MEMX_SERVER_NONE) {
-        return memx_place_locked(r, MEMX_CHUNK_NONE) >= 0;
-    }
-    return memx_server_stores(&r->server[chunk->server]);
+/* Would pages in this queue find a server now? */
+static bool queue_stores(MemxRegion *r, unsigned queue)
+{
+    return queue == MEMX_QUEUE_UNPLACED
+           ? memx_place_locked(r, MEMX_CHUNK_NONE) >= 0
+           : memx_server_stores(r, &r->server[queue - 1]);
 }
 
 /* A group of the chunk with pages to take and no slot in use; or -1. */
@@ -69,25 +70,64 @@ static int64_t group_of(MemxRegion *r, uint32_t c)
     return -1;
 }
 
-static MemxSlot *choose(MemxRegion *r)
+/* The first of a queue's coldest chunks that can be taken now. */
+static int64_t first_group(MemxRegion *r, unsigned queue)
 {
-    uint32_t c = memx_history_victim(&r->history);
-    MemxSlot *slot = NULL;
+    uint32_t c = memx_history_victim(&r->history, queue);
 
-    for (unsigned i = 0; i < VICTIMS_LOOKED_AT && c != MEMX_CHUNK_NONE; i++) {
-        int64_t g = evictable(r, c) ? group_of(r, c) : -1;
+    for (unsigned i = 0; i < BUSY_SKIPPED && c != MEMX_CHUNK_NONE; i++) {
+        int64_t g = idle(&r->table.chunk[c]) ? group_of(r, c) : -1;
 
         if (g >= 0) {
-            slot = memx_staging_take(&r->staging, g, true);
-            if (slot) {
-                r->table.chunk[c].flags |= MEMX_CHUNK_EXCLUSIVE;
-                r->table.chunk[c].evicted_at = r->history.period;
-            }
-            break;
+            return g;
         }
         c = memx_history_after(&r->history, c);
     }
+    return -1;
+}
+
+/* The coldest over all queues that store; equals take turns, which spreads
+ * them over the servers. */
+static MemxSlot *choose(MemxRegion *r)
+{
+    unsigned n = r->n_servers + 1;
+    unsigned turn = r->queue_turn++;
+    unsigned coldest = MEMX_HISTORY_VALUES;
+    int64_t group = -1;
+    MemxSlot *slot = NULL;
+
+    for (unsigned i = 0; i < n; i++) {
+        unsigned queue = (turn + i) % n;
+        int64_t g = queue_stores(r, queue) ? first_group(r, queue) : -1;
+        uint32_t c = g >= 0 ? memx_chunk_of_group(&r->table, g) : 0;
+
+        if (g >= 0 && r->history.value[c] < coldest) {
+            coldest = r->history.value[c];
+            group = g;
+        }
+    }
+    if (group >= 0) {
+        slot = memx_staging_take(&r->staging, group, true);
+    }
+    if (slot) {
+        uint32_t c = memx_chunk_of_group(&r->table, group);
+
+        r->table.chunk[c].flags |= MEMX_CHUNK_EXCLUSIVE;
+        r->table.chunk[c].evicted_at = r->history.period;
+        memx_slot_assign_locked(r, slot, r->table.chunk[c].server);
+    }
     return slot;
+}
+
+void memx_slot_assign_locked(MemxRegion *r, MemxSlot *slot, unsigned server)
+{
+    if (slot->server != MEMX_SERVER_NONE) {
+        r->server[slot->server].n_out--;
+    }
+    slot->server = server;
+    if (server != MEMX_SERVER_NONE) {
+        r->server[server].n_out++;
+    }
 }
 
 /* Moves the pages of @mask from @src to @dst (groups); returns those that
@@ -194,6 +234,7 @@ static void release(MemxRegion *r, MemxSlot *slot)
         drop_frames(r, slot);
     }
     g_mutex_lock(&r->lock);
+    memx_slot_assign_locked(r, slot, MEMX_SERVER_NONE);
     memx_staging_put(&r->staging, slot);
     if (r->prefetch_n) {
         memx_worker_ring(&r->fetch);

@@ -11,6 +11,10 @@
 /* Takes a cold group out into staging.  NULL: none can be taken now. */
 MemxSlot *memx_evict_take(MemxRegion *r);
 
+/* The server that the slot's pages go to; each has a limited number of slots.
+ */
+void memx_slot_assign_locked(MemxRegion *r, MemxSlot *slot, unsigned server);
+
 /* Finds zero pages and hashes the others of a slot just taken. */
 void memx_evict_prepare(MemxRegion *r, MemxSlot *slot);
 

@@ -21,11 +21,14 @@ bool memx_history_init(MemxHistory *h, uint32_t n_chunks)
     h->next = (uint32_t *)base;
     h->prev = h->next + n_chunks;
     h->value = (uint8_t *)(h->prev + n_chunks);
+    h->queue_of = h->value + n_chunks;
     for (uint32_t c = 0; c < n_chunks; c++) {
         h->prev[c] = c;
     }
-    memset(h->head, 0xff, sizeof(h->head));
-    memset(h->tail, 0xff, sizeof(h->tail));
+    for (unsigned q = 0; q < MEMX_QUEUES; q++) {
+        memset(h->queue[q].head, 0xff, sizeof(h->queue[q].head));
+        memset(h->queue[q].tail, 0xff, sizeof(h->queue[q].tail));
+    }
     return true;
 }
 
@@ -39,18 +42,23 @@ void memx_history_destroy(MemxHistory *h)
 
 uint64_t memx_history_bytes(const MemxHistory *h)
 {
-    return (uint64_t)h->n_chunks * (2 * sizeof(uint32_t) + sizeof(uint8_t));
+    return (uint64_t)h->n_chunks * (2 * sizeof(uint32_t) + 2 * sizeof(uint8_t));
 }
 
-static void mark(MemxHistory *h, unsigned value)
+static void mark(MemxQueue *q, unsigned value)
 {
     uint64_t bit = 1ull << (value % 64);
 
-    if (h->head[value] == MEMX_CHUNK_NONE) {
-        h->nonempty[value / 64] &= ~bit;
+    if (q->head[value] == MEMX_CHUNK_NONE) {
+        q->nonempty[value / 64] &= ~bit;
     } else {
-        h->nonempty[value / 64] |= bit;
+        q->nonempty[value / 64] |= bit;
     }
+}
+
+static MemxQueue *queue_of(MemxHistory *h, uint32_t c)
+{
+    return &h->queue[h->queue_of[c]];
 }
 
 static bool listed(const MemxHistory *h, uint32_t c)
@@ -60,36 +68,38 @@ static bool listed(const MemxHistory *h, uint32_t c)
 
 static void append(MemxHistory *h, uint32_t c)
 {
+    MemxQueue *q = queue_of(h, c);
     unsigned value = h->value[c];
 
     h->next[c] = MEMX_CHUNK_NONE;
-    h->prev[c] = h->tail[value];
-    if (h->tail[value] == MEMX_CHUNK_NONE) {
-        h->head[value] = c;
+    h->prev[c] = q->tail[value];
+    if (q->tail[value] == MEMX_CHUNK_NONE) {
+        q->head[value] = c;
     } else {
-        h->next[h->tail[value]] = c;
+        h->next[q->tail[value]] = c;
     }
-    h->tail[value] = c;
-    mark(h, value);
+    q->tail[value] = c;
+    mark(q, value);
     h->n_listed++;
 }
 
 static void unlink_chunk(MemxHistory *h, uint32_t c)
 {
+    MemxQueue *q = queue_of(h, c);
     unsigned value = h->value[c];
 
     if (h->prev[c] == MEMX_CHUNK_NONE) {
-        h->head[value] = h->next[c];
+        q->head[value] = h->next[c];
     } else {
         h->next[h->prev[c]] = h->next[c];
     }
     if (h->next[c] == MEMX_CHUNK_NONE) {
-        h->tail[value] = h->prev[c];
+        q->tail[value] = h->prev[c];
     } else {
         h->prev[h->next[c]] = h->prev[c];
     }
     h->prev[c] = c;
-    mark(h, value);
+    mark(q, value);
     h->n_listed--;
 }
 
@@ -108,22 +118,22 @@ void memx_history_set(MemxHistory *h, uint32_t c, uint8_t value)
 }
 
 /* List @from goes behind list @to. */
-static void splice(MemxHistory *h, unsigned to, unsigned from)
+static void splice(MemxHistory *h, MemxQueue *q, unsigned to, unsigned from)
 {
-    if (to == from || h->head[from] == MEMX_CHUNK_NONE) {
+    if (to == from || q->head[from] == MEMX_CHUNK_NONE) {
         return;
     }
-    if (h->tail[to] == MEMX_CHUNK_NONE) {
-        h->head[to] = h->head[from];
+    if (q->tail[to] == MEMX_CHUNK_NONE) {
+        q->head[to] = q->head[from];
     } else {
-        h->next[h->tail[to]] = h->head[from];
-        h->prev[h->head[from]] = h->tail[to];
+        h->next[q->tail[to]] = q->head[from];
+        h->prev[q->head[from]] = q->tail[to];
     }
-    h->tail[to] = h->tail[from];
-    h->head[from] = MEMX_CHUNK_NONE;
-    h->tail[from] = MEMX_CHUNK_NONE;
-    mark(h, to);
-    mark(h, from);
+    q->tail[to] = q->tail[from];
+    q->head[from] = MEMX_CHUNK_NONE;
+    q->tail[from] = MEMX_CHUNK_NONE;
+    mark(q, to);
+    mark(q, from);
 }
 
 void memx_history_age(MemxHistory *h)
@@ -134,8 +144,10 @@ void memx_history_age(MemxHistory *h)
     for (uint32_t c = 0; c < n; c++) {
         value[c] >>= 1;
     }
-    for (unsigned v = 1; v < MEMX_HISTORY_VALUES; v++) {
-        splice(h, v / 2, v);
+    for (unsigned q = 0; q < MEMX_QUEUES; q++) {
+        for (unsigned v = 1; v < MEMX_HISTORY_VALUES; v++) {
+            splice(h, &h->queue[q], v / 2, v);
+        }
     }
     h->period++;
 }
@@ -171,24 +183,37 @@ void memx_history_touch(MemxHistory *h, uint32_t c)
     }
 }
 
-static uint32_t first_from(const MemxHistory *h, unsigned value)
+void memx_history_move(MemxHistory *h, uint32_t c, unsigned queue)
+{
+    bool was_listed = listed(h, c);
+
+    if (was_listed) {
+        unlink_chunk(h, c);
+    }
+    h->queue_of[c] = queue;
+    if (was_listed) {
+        append(h, c);
+    }
+}
+
+static uint32_t first_from(const MemxQueue *q, unsigned value)
 {
     for (unsigned i = value / 64; i < MEMX_HISTORY_VALUES / 64; i++) {
-        uint64_t word = h->nonempty[i];
+        uint64_t word = q->nonempty[i];
 
         if (i == value / 64) {
             word &= UINT64_MAX << value % 64;
         }
         if (word) {
-            return h->head[i * 64 + __builtin_ctzll(word)];
+            return q->head[i * 64 + __builtin_ctzll(word)];
         }
     }
     return MEMX_CHUNK_NONE;
 }
 
-uint32_t memx_history_victim(const MemxHistory *h)
+uint32_t memx_history_victim(const MemxHistory *h, unsigned queue)
 {
-    return first_from(h, 0);
+    return first_from(&h->queue[queue], 0);
 }
 
 uint32_t memx_history_after(const MemxHistory *h, uint32_t c)
@@ -197,5 +222,6 @@ uint32_t memx_history_after(const MemxHistory *h, uint32_t c)
         return h->next[c];
     }
     return h->value[c] + 1u < MEMX_HISTORY_VALUES
-           ? first_from(h, h->value[c] + 1u) : MEMX_CHUNK_NONE;
+           ? first_from(&h->queue[h->queue_of[c]], h->value[c] + 1u)
+           : MEMX_CHUNK_NONE;
 }

@@ -5,11 +5,13 @@
  * chunk.  An access sets the top bit; each period shifts all of them right by
  * one, so that a larger value means more recently and more often touched.
  *
- * Chunks with local pages stand in one of 256 lists, one for each value, in
- * the order in which they came to it.  The victim is the head of the lowest
- * list that isn't empty, found through a bitmap: no scan.  Ageing moves whole
- * lists (values 2k and 2k+1 become k), and shifts the bytes in one vectorized
- * pass; no chunk is relinked one by one.
+ * Chunks with local pages stand in a *queue*, one per server and one for
+ * those that have none yet: so that the chunks of a server that takes no pages
+ * now are never in the way.  A queue is 256 lists, one for each value, in the
+ * order in which chunks came to it.  Its victim is the head of the lowest list
+ * that isn't empty, found through a bitmap: no scan.  Ageing moves whole lists
+ * (values 2k and 2k+1 become k), and shifts the bytes in one vectorized pass;
+ * no chunk is relinked one by one.
  *
  * Plain data; the region's lock protects it.
  *
@@ -24,15 +26,22 @@
 #define MEMX_HISTORY_VALUES 256
 #define MEMX_HISTORY_TOP 0x80
 #define MEMX_CHUNK_NONE UINT32_MAX
+#define MEMX_QUEUES 17          /* unplaced, and 16 servers */
+#define MEMX_QUEUE_UNPLACED 0   /* server i: queue i + 1 */
+
+typedef struct MemxQueue {
+    uint32_t head[MEMX_HISTORY_VALUES];
+    uint32_t tail[MEMX_HISTORY_VALUES];
+    uint64_t nonempty[MEMX_HISTORY_VALUES / 64];
+} MemxQueue;
 
 typedef struct MemxHistory {
     uint32_t n_chunks;
     uint8_t *value;
     uint32_t *next;     /* MEMX_CHUNK_NONE at the end */
     uint32_t *prev;     /* itself: not listed; MEMX_CHUNK_NONE: the head */
-    uint32_t head[MEMX_HISTORY_VALUES];
-    uint32_t tail[MEMX_HISTORY_VALUES];
-    uint64_t nonempty[MEMX_HISTORY_VALUES / 64];
+    uint8_t *queue_of;
+    MemxQueue queue[MEMX_QUEUES];
     uint32_t n_listed;
     uint32_t period;    /* how often it was aged */
 } MemxHistory;
@@ -54,9 +63,12 @@ void memx_history_unlist(MemxHistory *history, uint32_t chunk);
 /* Behind its equals, so that another one is chosen first.  O(1). */
 void memx_history_requeue(MemxHistory *history, uint32_t chunk);
 
-/* The coldest listed chunk, or MEMX_CHUNK_NONE.  O(1). */
-uint32_t memx_history_victim(const MemxHistory *history);
-/* The next coldest after a listed one.  O(1). */
+/* The chunk belongs to another queue from now on.  O(1). */
+void memx_history_move(MemxHistory *history, uint32_t chunk, unsigned queue);
+
+/* The coldest chunk listed in a queue, or MEMX_CHUNK_NONE.  O(1). */
+uint32_t memx_history_victim(const MemxHistory *history, unsigned queue);
+/* The next coldest of its queue after a listed one.  O(1). */
 uint32_t memx_history_after(const MemxHistory *history, uint32_t chunk);
 
 #endif

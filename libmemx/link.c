@@ -162,14 +162,14 @@ static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
     if (!all_up_locked(s)) {
         health = s->health == MEMX_SERVER_EMPTY ? MEMX_SERVER_EMPTY
                                                 : MEMX_SERVER_DOWN;
-    } else if (silent_locked(s, memx_now_ns())) {
-        health = MEMX_SERVER_STALLED;
     } else if (s->health == MEMX_SERVER_EMPTY && !reconnected) {
         health = MEMX_SERVER_EMPTY; /* it refused a page it should have */
+    } else if (silent_locked(s, memx_now_ns())) {
+        health = MEMX_SERVER_STALLED;
     } else {
         health = MEMX_SERVER_UP;
     }
-    back = health == MEMX_SERVER_UP && s->health == MEMX_SERVER_EMPTY;
+    back = health != MEMX_SERVER_EMPTY && s->health == MEMX_SERVER_EMPTY;
     s->health = health;
     if (health == MEMX_SERVER_UP && s->lost) {
         s->lost = false;

@@ -60,8 +60,9 @@ static uint64_t worth(MemxRegion *r, const MemxPrefetch *hint)
         return 0;
     }
     s = &r->server[chunk->server];
-    if (!s->lane[MEMX_LANE_FETCH].up || s->health == MEMX_SERVER_EMPTY) {
-        return 0;
+    if (!s->lane[MEMX_LANE_FETCH].up || s->health != MEMX_SERVER_UP ||
+        (r->n_servers > 1 && s->n_in > r->staging.in_max * 3 / 4)) {
+        return 0; /* one server must not take all slots */
     }
     return out ? mask & ~out->staged : mask;
 }
@@ -107,6 +108,8 @@ static void fetch_end(MemxRegion *r, MemxSlot *slot, uint64_t installed)
         r->table.chunk[c].flags |= MEMX_CHUNK_WANTED;
         wake = false;
     }
+    r->server[slot->server].n_in--;
+    slot->server = MEMX_SERVER_NONE;
     memx_staging_put(&r->staging, slot);
     g_mutex_unlock(&r->lock);
     if (wake) {
@@ -145,6 +148,7 @@ static bool take_hint(MemxRegion *r, MemxSlot **slot_out)
         slot->mask = mask;
         slot->server = s->index;
         slot->sequence = s->lane[MEMX_LANE_FETCH].submitted + 1;
+        s->n_in++;
         r->table.chunk[c].fetching++;
         r->fetch_used_ns = memx_now_ns();
         memx_history_touch(&r->history, c);

@@ -23,8 +23,8 @@
  *
  * Kept copies give way first: they are given up when a server gets short of
  * room (it also says so, in the free memory of its replies, when it had to
- * refuse somebody), and when it refuses a store.  If it refuses without
- * holding a copy of ours, its chunks aren't evicted until it has room again.
+ * refuse somebody), and when it refuses a store.  A server without room for
+ * us gets no pages; chunks of the others are evicted meanwhile.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -69,13 +69,20 @@ static bool send_slot(MemxRegion *r, MemxSlot *slot, uint16_t opcode,
                              &slot->call);
 }
 
+static bool slot_stores(MemxRegion *r, MemxSlot *slot)
+{
+    MemxServer *s = &r->server[slot->server];
+
+    return s->lane[MEMX_LANE_ORDERED].up && !s->full &&
+           s->health != MEMX_SERVER_EMPTY;
+}
+
 /* The next step of a STAGED slot.  False: it must wait, or be undone. */
 static bool slot_step(MemxRegion *r, MemxSlot *slot)
 {
     MemxPageTable *t = &r->table;
     uint32_t c = memx_chunk_of_group(t, slot->group);
     uint64_t todo, compare;
-    unsigned server;
     bool ok;
 
     if (!slot->prepared) {
@@ -90,10 +97,13 @@ static bool slot_step(MemxRegion *r, MemxSlot *slot)
         g_mutex_unlock(&r->lock);
         return false;
     }
-    server = t->chunk[c].server;
-    ok = !todo || memx_server_stores(&r->server[server]);
+    if (slot->server == MEMX_SERVER_NONE) {
+        memx_slot_assign_locked(r, slot, t->chunk[c].server);
+    }
+    /* It holds one of its server's slots already; what was compared is only
+     * true while the server that said so is connected. */
+    ok = !(todo | slot->same) || slot_stores(r, slot);
     if (ok && todo) {
-        slot->server = server;
         slot->state = compare ? MEMX_SLOT_COMPARING : MEMX_SLOT_STORING;
         slot->asked |= compare;
         slot->sending = compare ? 0 : todo;
@@ -191,11 +201,17 @@ static void slot_refused(MemxRegion *r, MemxSlot *slot, unsigned error)
     g_mutex_unlock(&r->lock);
     if (error != MEMX_ERR_FULL) {
         memx_channel_shutdown(s->lane[MEMX_LANE_ORDERED].channel);
-    } else if (!r->n_drops && !release_kept(r, s)) {
+        return;
+    }
+    g_mutex_lock(&r->lock);
+    s->full = true;
+    s->full_since_ns = memx_now_ns();
+    g_mutex_unlock(&r->lock);
+    if (!release_kept(r, s)) {
         g_mutex_lock(&r->lock);
-        if (!s->full && !r->table.n_trim) {
-            s->full = true;
-            s->full_since_ns = memx_now_ns();
+        if (!s->full_told && s->remote_pages < s->reserved_pages &&
+            !r->n_drops && !r->table.n_trim) {
+            s->full_told = true;
             memx_event_post_locked(r, MEMX_EVENT_POOL_FULL, s->index);
         }
         g_mutex_unlock(&r->lock);
@@ -219,6 +235,9 @@ static void slot_answered(MemxRegion *r, MemxSlot *slot)
         g_mutex_unlock(&r->lock);
         slot_step(r, slot);
     } else {
+        g_mutex_lock(&r->lock);
+        r->server[slot->server].full_told = false;
+        g_mutex_unlock(&r->lock);
         memx_evict_finish(r, slot);
     }
 }
@@ -227,11 +246,13 @@ static void drop_answered(MemxRegion *r, MemxDrop *drop)
 {
     drop->busy = false;
     r->n_drops--;
+    g_mutex_lock(&r->lock);
     if (drop->call.status || drop->call.reply.error) {
-        g_mutex_lock(&r->lock);
         memx_trim_set(&r->table, drop->chunk);
-        g_mutex_unlock(&r->lock);
+    } else {
+        r->server[r->table.chunk[drop->chunk].server].full = false;
     }
+    g_mutex_unlock(&r->lock);
 }
 
 /* The pages of a group that its server has no reason to hold. */
@@ -404,8 +425,12 @@ static int64_t wanted(MemxRegion *r)
 
     g_mutex_lock(&r->lock);
     for (unsigned i = 0; i < r->staging.n_slots; i++) {
-        if (memx_slot_is_out(&r->staging.slot[i])) {
-            coming += memx_mask_pages(r->staging.slot[i].frames);
+        MemxSlot *slot = &r->staging.slot[i];
+
+        if (memx_slot_is_out(slot) &&
+            (slot->server == MEMX_SERVER_NONE ||
+             r->server[slot->server].health == MEMX_SERVER_UP)) {
+            coming += memx_mask_pages(slot->frames);
         }
     }
     missing = (int64_t)(r->held + (r->evicting ? r->high : r->low)) -
@@ -465,7 +490,7 @@ static void feed_starved(MemxRegion *r)
     }
 }
 
-/* A new channel: perhaps to a server that lost what it compared. */
+/* The channel is gone, and with it perhaps what the server compared. */
 static void forget_compares(MemxRegion *r, MemxServer *s)
 {
     for (unsigned i = 0; i < r->staging.n_slots; i++) {
@@ -486,17 +511,18 @@ static void lanes(MemxRegion *r)
 
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
+        MemxChannel *before = s->lane[MEMX_LANE_ORDERED].channel;
         MemxCall *call;
 
         while ((call = memx_lane_progress(r, s, MEMX_LANE_ORDERED))) {
             answered(r, call);
         }
-        if (memx_lane_refresh(r, s, MEMX_LANE_ORDERED)) {
+        memx_lane_refresh(r, s, MEMX_LANE_ORDERED);
+        if (s->lane[MEMX_LANE_ORDERED].channel != before) {
             forget_compares(r, s);
         }
         g_mutex_lock(&r->lock);
-        if (s->full && (s->free_pages || memx_now_ns() - s->full_since_ns >
-                        MEMX_FULL_NS)) {
+        if (s->full && memx_now_ns() - s->full_since_ns > MEMX_FULL_NS) {
             s->full = false;
         }
         g_mutex_unlock(&r->lock);

@@ -99,7 +99,10 @@ typedef struct MemxServer {
     uint64_t capacity_pages;
     uint32_t load_permille;
     uint32_t n_chunks;      /* placed here */
-    bool full;              /* refused a store; nothing was freed since */
+    unsigned n_out, n_in;   /* slots on their way to it, and from it */
+    bool full;              /* refused a store; asked again after a while, or
+                               when it dropped something */
+    bool full_told;         /* a POOL_FULL event is out */
     uint64_t full_since_ns;
     uint64_t waiting_since_ns; /* a thread waits for a page of it; 0: none */
     unsigned dropped;       /* faults forgotten for its sake */
@@ -221,6 +224,7 @@ struct MemxRegion {
     /* The store thread's. */
     MemxPageHash *hash;
     bool evicting;
+    unsigned queue_turn;
     MemxDrop drop[MEMX_DROPS_MAX];
     unsigned n_drops;       /* in flight */
     uint32_t trim_chunk;    /* being trimmed, from group trim_at on */
@@ -281,11 +285,25 @@ void memx_installing_end_locked(MemxRegion *r, uint32_t chunk);
 /* After installing from a server: may its copy stay?  If not it is marked for
  * trimming. */
 void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask);
-/* Does the server take pages now? */
-static inline bool memx_server_stores(const MemxServer *s)
+/* Has the server room for another slot: unreserved, or in our reservation? */
+static inline bool memx_server_has_room(const MemxServer *s)
 {
+    uint64_t coming = (s->n_out + 1ull) * MEMX_GROUP_PAGES;
+
+    return s->free_pages >= coming ||
+           s->remote_pages + s->kept_pages + coming <= s->reserved_pages;
+}
+
+/* Does the server take pages now?  One of several may have half of the slots
+ * at most, and one that doesn't answer a single one, to try. */
+static inline bool memx_server_stores(const MemxRegion *r,
+                                      const MemxServer *s)
+{
+    unsigned most = r->n_servers == 1 ? UINT32_MAX : r->staging.out_max / 2;
+
     return s->lane[MEMX_LANE_ORDERED].up && !s->full &&
-           s->health != MEMX_SERVER_EMPTY;
+           s->health != MEMX_SERVER_EMPTY && memx_server_has_room(s) &&
+           s->n_out < (s->health == MEMX_SERVER_STALLED ? 1 : most);
 }
 /* Places a chunk that has no server, by room and load; -1 if none will have
  * it.  MEMX_CHUNK_NONE only asks. */

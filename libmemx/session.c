@@ -31,7 +31,12 @@ static void stall_check_locked(MemxRegion *r, uint64_t now)
     if (late && server < 0) {
         /* No room, since evictions don't go on: for want of this one. */
         for (unsigned i = 0; i < r->n_servers; i++) {
-            server = memx_server_stores(&r->server[i]) ? server : (int)i;
+            MemxServer *s = &r->server[i];
+
+            if (s->health != MEMX_SERVER_UP ||
+                (server < 0 && !memx_server_stores(r, s))) {
+                server = i;
+            }
         }
     }
     if (late && !r->stalled) {

@@ -35,6 +35,7 @@ bool memx_staging_init(MemxStaging *st, unsigned n_slots)
     st->slot = g_new0(MemxSlot, n_slots);
     memset(st->hash, 0xff, sizeof(st->hash));
     for (unsigned i = 0; i < n_slots; i++) {
+        st->slot[i].server = MEMX_STAGING_NO_SERVER;
         st->slot[i].base = st->base + (uint64_t)i * MEMX_GROUP_BYTES;
         st->slot[i].next = i + 1 < n_slots ? (int)i + 1 : -1;
     }

@@ -25,6 +25,8 @@
 
 #include "transport.h"
 
+#define MEMX_STAGING_NO_SERVER 0xff /* as MEMX_SERVER_NONE */
+
 typedef enum MemxSlotState {
     MEMX_SLOT_FREE,
     MEMX_SLOT_HELD,      /* out of circulation, for its frames' sake */
@@ -51,8 +53,9 @@ typedef struct MemxSlot {
     unsigned users;      /* out: faults that copy from it */
     int next;            /* in its hash list or the free list; -1: end */
 
+    unsigned server;     /* MEMX_STAGING_NO_SERVER: none yet */
+
     /* The owner's. */
-    unsigned server;
     bool prepared;       /* zero and hashes are known */
     uint64_t zero;       /* of the staged pages */
     uint64_t hashed;

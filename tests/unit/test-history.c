@@ -85,7 +85,7 @@ static void model_list(Model *m, uint32_t c, bool list)
 /* All chunks from the coldest to the hottest are the model's, in its order. */
 static void check(const MemxHistory *h, const Model *m)
 {
-    uint32_t c = memx_history_victim(h);
+    uint32_t c = memx_history_victim(h, MEMX_QUEUE_UNPLACED);
     unsigned n = 0;
 
     for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
@@ -155,7 +155,7 @@ static void test_more_recent_is_hotter(void)
     memx_history_touch(&h, 1);
     g_assert_cmpuint(h.value[0], ==, 0x60);
     g_assert_cmpuint(h.value[1], ==, 0x80);
-    g_assert_cmpuint(memx_history_victim(&h), ==, 2);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 2);
     g_assert_cmpuint(memx_history_after(&h, 2), ==, 0);
     g_assert_cmpuint(memx_history_after(&h, 0), ==, 1);
     memx_history_destroy(&h);
@@ -183,12 +183,12 @@ static void test_nothing_listed_no_victim(void)
 
     g_assert_true(memx_history_init(&h, 5));
     memx_history_touch(&h, 3);
-    g_assert_cmpuint(memx_history_victim(&h), ==, MEMX_CHUNK_NONE);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, MEMX_CHUNK_NONE);
     memx_history_list(&h, 3);
-    g_assert_cmpuint(memx_history_victim(&h), ==, 3);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 3);
     memx_history_unlist(&h, 3);
     memx_history_unlist(&h, 3);
-    g_assert_cmpuint(memx_history_victim(&h), ==, MEMX_CHUNK_NONE);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, MEMX_CHUNK_NONE);
     memx_history_destroy(&h);
 }
 
@@ -205,11 +205,11 @@ static void test_victim_looks_at_no_chunk(void)
         memx_history_set(&h, c, 0x10 | (c % 0xe0));
         memx_history_list(&h, c);
     }
-    victim = memx_history_victim(&h);
+    victim = memx_history_victim(&h, MEMX_QUEUE_UNPLACED);
     memset(h.next, 0x55, MANY * sizeof(*h.next));
     memset(h.prev, 0x55, MANY * sizeof(*h.prev));
     memset(h.value, 0x55, MANY);
-    g_assert_cmpuint(memx_history_victim(&h), ==, victim);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, victim);
     memx_history_destroy(&h);
 }
 
