@@ -19,6 +19,7 @@
 #include <unistd.h>
 #include <gio/gio.h>
 #include <glib-unix.h>
+#include <glib/gstdio.h>
 #include "control.h"
 #include "handover.h"
 #include "log.h"
@@ -240,7 +241,7 @@ MsControl *ms_control_open(const char *path, bool replace, MsServer *server,
                     "the other with --take-over '%s'", path, path);
         return NULL;
     }
-    g_mkdir_with_parents(directory, 0755);
+    g_mkdir(directory, 0755);
     fd = bind_socket(path, error);
     if (fd < 0) {
         return NULL;

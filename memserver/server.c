@@ -44,6 +44,7 @@ MsServer *ms_server_new(const char *name, MemxListener *listener,
     g_cond_init(&server->changed);
     g_queue_init(&server->connections);
     server->name = g_strdup(name);
+    server->transport = &memx_transport_tcp;
     server->listener = listener;
     server->store = store;
     server->key = key ? g_bytes_ref(key) : NULL;
@@ -60,7 +61,7 @@ void ms_server_free(MsServer *server)
         ms_store_free(server->store, NULL);
     }
     if (server->listener) {
-        memx_transport_tcp.listener_close(server->listener);
+        server->transport->listener_close(server->listener);
     }
     g_clear_pointer(&server->key, g_bytes_unref);
     g_free(server->name);
@@ -136,7 +137,7 @@ static gboolean accept_one(int fd, GIOCondition condition, gpointer opaque)
     MemxChannel *channel;
     bool admitted;
 
-    channel = memx_transport_tcp.accept(server->listener, &error);
+    channel = server->transport->accept(server->listener, &error);
     if (!channel) {
         /* No descriptors left, most likely: don't spin. */
         ms_log_stranger("%s", error->message);
@@ -157,7 +158,7 @@ static gboolean accept_one(int fd, GIOCondition condition, gpointer opaque)
 
 static void watch_listener_locked(MsServer *server)
 {
-    int fd = memx_transport_tcp.listener_fd(server->listener);
+    int fd = server->transport->listener_fd(server->listener);
 
     server->accept_source = g_unix_fd_source_new(fd, G_IO_IN);
     g_source_set_callback(server->accept_source, G_SOURCE_FUNC(accept_one),

@@ -54,6 +54,8 @@ typedef struct MsConnection {
 struct MsServer {
     /* Constant. */
     char *name;                 /* for people */
+    const MemxTransport *transport; /* the listener's: TCP, unless a test
+                                       sets another before it starts */
     MemxListener *listener;
     GBytes *key;                /* NULL: everybody is admitted */
     int64_t orphan_timeout_s;   /* 0: never */

@@ -157,7 +157,7 @@ static void add_store_locked(JsonBuilder *json, MsServer *server)
 static void add_server_locked(JsonBuilder *json, MsServer *server)
 {
     g_autofree char *address =
-        memx_transport_tcp.listener_address(server->listener);
+        server->transport->listener_address(server->listener);
     uint64_t counters[MS_N_COUNTERS];
 
     add_string(json, "name", server->name);

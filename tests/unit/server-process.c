@@ -6,6 +6,7 @@
 #include <glib/gstdio.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -24,6 +25,7 @@
 struct ServerProcess {
     GSubprocess *process;
     char *capacity;
+    char **options;
     char *address;          /* NULL until the first one listens */
     char *directory;
     char *control_path;
@@ -139,9 +141,10 @@ static GSubprocess *spawn(ServerProcess *s, const char *option,
 {
     GSubprocessLauncher *launcher =
         g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_NONE);
-    const char *argv[] = {
+    g_autoptr(GPtrArray) argv = g_ptr_array_new();
+    const char *const fixed[] = {
         "sh", "-c", LAUNCH, "sh", MEMSERVER_PATH, "--control",
-        s->control_path, "--capacity", s->capacity, option, value, NULL,
+        s->control_path, "--capacity", s->capacity, option, value,
     };
     g_autofree char *count = g_strdup_printf("%d", s->n_kept);
     g_autoptr(GString) names = g_string_new("");
@@ -160,7 +163,15 @@ static GSubprocess *spawn(ServerProcess *s, const char *option,
         g_subprocess_launcher_setenv(launcher, "LISTEN_FDNAMES", names->str,
                                      true);
     }
-    process = g_subprocess_launcher_spawnv(launcher, argv, &error);
+    for (unsigned i = 0; i < G_N_ELEMENTS(fixed); i++) {
+        g_ptr_array_add(argv, (char *)fixed[i]);
+    }
+    for (int i = 0; s->options && s->options[i]; i++) {
+        g_ptr_array_add(argv, s->options[i]);
+    }
+    g_ptr_array_add(argv, NULL);
+    process = g_subprocess_launcher_spawnv(
+        launcher, (const char *const *)argv->pdata, &error);
     g_object_unref(launcher);
     if (!process) {
         fail(s, error->message);
@@ -212,10 +223,17 @@ static void await_end(ServerProcess *s, GSubprocess *process)
 
 ServerProcess *server_process_new(const char *capacity)
 {
+    return server_process_new_with(capacity, NULL);
+}
+
+ServerProcess *server_process_new_with(const char *capacity,
+                                       const char *const *options)
+{
     ServerProcess *s = g_new0(ServerProcess, 1);
     g_autoptr(GError) error = NULL;
 
     s->capacity = g_strdup(capacity);
+    s->options = g_strdupv((char **)options);
     s->directory = g_dir_make_tmp("memx-test-XXXXXX", &error);
     g_assert_no_error(error);
     s->control_path = g_build_filename(s->directory, "control", NULL);
@@ -249,7 +267,28 @@ void server_process_free(ServerProcess *s)
     g_free(s->directory);
     g_free(s->address);
     g_free(s->capacity);
+    g_strfreev(s->options);
     g_free(s);
+}
+
+const char *server_process_control_path(const ServerProcess *s)
+{
+    return s->control_path;
+}
+
+int server_process_pid(const ServerProcess *s)
+{
+    const char *pid = g_subprocess_get_identifier(s->process);
+
+    return pid ? atoi(pid) : -1;
+}
+
+char *server_process_log(const ServerProcess *s)
+{
+    char *log = NULL;
+
+    g_file_get_contents(s->log_path, &log, NULL, NULL);
+    return log ?: g_strdup("");
 }
 
 const char *server_process_address(const ServerProcess *s)

@@ -19,8 +19,17 @@ typedef struct ServerProcess ServerProcess;
 
 /* @capacity as for memserver --capacity; returns when it serves. */
 ServerProcess *server_process_new(const char *capacity);
+/* The same with more @options, NULL-terminated. */
+ServerProcess *server_process_new_with(const char *capacity,
+                                       const char *const *options);
 /* Ends it, if it still runs, and removes all that is left of it. */
 void server_process_free(ServerProcess *server);
+
+/* Of its control socket. */
+const char *server_process_control_path(const ServerProcess *server);
+int server_process_pid(const ServerProcess *server);
+/* What it has logged since it was last started; g_free(). */
+char *server_process_log(const ServerProcess *server);
 
 /* "127.0.0.1:port"; stays the same over restarts. */
 const char *server_process_address(const ServerProcess *server);

@@ -20,7 +20,7 @@
 #define CAPACITY 8192u
 #define N_GROUPS 32u
 #define N_SPACES 2u
-#define ROUNDS 300
+#define ROUNDS 200
 
 /* What the writer tells; survives it.  Generation 0: dropped. */
 typedef struct Progress {

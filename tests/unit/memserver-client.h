@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A client of a memserver, one request at a time, for tests of the server.
+ *
+ * Calls return a MemxError, or -errno when the connection is gone.
+ */
+#ifndef MEMSERVER_CLIENT_H
+#define MEMSERVER_CLIENT_H
+
+#include <stdint.h>
+#include "peer.h"
+
+#define CLIENT_TIMEOUT_MS 30000
+#define ALL_PAGES UINT64_MAX
+
+typedef struct Client {
+    MemxPeer *peer;
+    MemxOpen open;          /* ids, secret, epoch: change them at will */
+    MemxChannel *lanes[MEMX_LANE_FETCH + 1];
+    MemxPeerInfo info;      /* of the last connection made */
+    MemxReply reply;        /* the last one */
+} Client;
+
+/* With random ids and secret; @key may be NULL. */
+Client *client_new(const char *address, GBytes *key);
+/* Another client that knows the same space, its secret included. */
+Client *client_new_rival(const Client *client);
+void client_free(Client *client);
+
+/* Opens a lane, by creating the space or attaching to it. */
+int client_create(Client *client, uint64_t size_pages,
+                  uint64_t reserve_pages);
+int client_attach(Client *client, MemxLane lane);
+/* Attaches all three; repeats it until it works or 30 s have passed. */
+void client_reattach(Client *client);
+void client_cut(Client *client, MemxLane lane);
+void client_cut_all(Client *client);
+
+/* Stores pages that tell their generation, group and number, with hashes that
+ * do. */
+int client_store(Client *client, uint64_t group, uint64_t mask,
+                 uint64_t generation);
+/* Fetches pages; *generation is what they tell if each byte of them is as
+ * client_store() made it and they all tell the same.  Aborts otherwise. */
+int client_fetch(Client *client, MemxLane lane, uint64_t group, uint64_t mask,
+                 uint64_t *generation);
+int client_compare(Client *client, uint64_t group, uint64_t mask,
+                   uint64_t generation, uint64_t *differ);
+int client_drop(Client *client, uint64_t group, uint64_t mask);
+int client_reserve(Client *client, uint64_t pages);
+int client_close(Client *client);
+int client_ping(Client *client, MemxLane lane);
+
+#endif

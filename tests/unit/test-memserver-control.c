@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What an administrator sees and does: memxctl, the control socket, and what
+ * memserver says to options that make no sense.
+ */
+#include <gio/gio.h>
+#include <glib.h>
+#include <json-glib/json-glib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include "memserver-client.h"
+#include "server-process.h"
+
+#define PAGES 1024u
+
+typedef struct Fixture {
+    ServerProcess *server;
+    Client *client;
+    char *hex;              /* the id of its space */
+} Fixture;
+
+/* Runs a program; its exit status, what it printed in @out and @err. */
+static int run(const char *const *argv, char **out, char **err)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *stdout_text = NULL, *stderr_text = NULL;
+    int status;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL,
+                 &stdout_text, &stderr_text, &status, &error);
+    g_assert_no_error(error);
+    g_assert_true(WIFEXITED(status));
+    if (out) {
+        *out = g_steal_pointer(&stdout_text);
+    }
+    if (err) {
+        *err = g_steal_pointer(&stderr_text);
+    }
+    return WEXITSTATUS(status);
+}
+
+static const char *memxctl_path(void)
+{
+    const char *path = g_getenv("MEMXCTL");
+
+    g_assert_nonnull(path);
+    return path;
+}
+
+static int memxctl(Fixture *f, const char *command, const char *first,
+                   const char *second, char **out, char **err)
+{
+    const char *argv[] = {
+        memxctl_path(), command, "--control",
+        server_process_control_path(f->server), first, second, NULL,
+    };
+
+    return run(argv, out, err);
+}
+
+static void set_up(Fixture *f, gconstpointer data)
+{
+    GString *hex = g_string_new(NULL);
+
+    f->server = server_process_new("64M");
+    f->client = client_new(server_process_address(f->server), NULL);
+    g_assert_cmpint(client_create(f->client, PAGES, PAGES / 2), ==, 0);
+    g_assert_cmpint(client_attach(f->client, MEMX_LANE_FAULT), ==, 0);
+    g_assert_cmpint(client_store(f->client, 1, ALL_PAGES, 1), ==, 0);
+    for (unsigned i = 0; i < MEMX_ID_BYTES; i++) {
+        g_string_append_printf(hex, "%02x", f->client->open.space[i]);
+    }
+    f->hex = g_string_free(hex, FALSE);
+}
+
+static void tear_down(Fixture *f, gconstpointer data)
+{
+    g_free(f->hex);
+    client_free(f->client);
+    server_process_free(f->server);
+}
+
+static JsonNode *status_json(Fixture *f)
+{
+    g_autoptr(GError) error = NULL;
+    g_autofree char *out = NULL;
+    JsonNode *node;
+
+    g_assert_cmpint(memxctl(f, "status", "--json", NULL, &out, NULL), ==, 0);
+    node = json_from_string(out, &error);
+    g_assert_no_error(error);
+    return node;
+}
+
+static JsonObject *only_space(JsonNode *status)
+{
+    JsonArray *spaces = json_object_get_array_member(
+        json_node_get_object(status), "spaces");
+
+    g_assert_cmpuint(json_array_get_length(spaces), ==, 1);
+    return json_array_get_object_element(spaces, 0);
+}
+
+static void test_status(Fixture *f, gconstpointer data)
+{
+    g_autoptr(JsonNode) node = status_json(f);
+    JsonObject *status = json_node_get_object(node);
+    JsonObject *space = only_space(node);
+
+    g_assert_cmpint(json_object_get_int_member(status, "capacity_bytes"), ==,
+                    64 << 20);
+    g_assert_cmpint(json_object_get_int_member(status, "used_bytes"), ==,
+                    MEMX_GROUP_BYTES);
+    g_assert_cmpint(json_object_get_int_member(status, "reserved_bytes"), ==,
+                    PAGES / 2 * MEMX_PAGE_BYTES);
+    g_assert_cmpint(json_object_get_int_member(status, "free_bytes"), ==,
+                    (64 << 20) - PAGES / 2 * MEMX_PAGE_BYTES);
+    g_assert_cmpstr(json_object_get_string_member(status, "listen"), ==,
+                    server_process_address(f->server));
+    g_assert_cmpint(json_object_get_int_member(status, "connections"), ==, 2);
+    g_assert_cmpstr(json_object_get_string_member(space, "id"), ==, f->hex);
+    g_assert_cmpstr(json_object_get_string_member(space, "vm_name"), ==,
+                    "test-vm");
+    g_assert_cmpstr(json_object_get_string_member(space, "region"), ==,
+                    "ram");
+    g_assert_cmpstr(json_object_get_string_member(space, "state"), ==,
+                    "owned");
+    g_assert_cmpint(json_object_get_int_member(space, "size_bytes"), ==,
+                    PAGES * MEMX_PAGE_BYTES);
+    g_assert_cmpint(json_object_get_int_member(space, "held_bytes"), ==,
+                    MEMX_GROUP_BYTES);
+    g_assert_cmpuint(json_array_get_length(json_object_get_array_member(
+                         space, "clients")), ==, 2);
+    g_assert_cmpint(json_object_get_int_member(
+                        json_object_get_object_member(space, "counters"),
+                        "stored_pages"), ==, 64);
+}
+
+static void test_status_tells_no_secret(Fixture *f, gconstpointer data)
+{
+    g_autofree char *out = NULL;
+    g_autoptr(GString) secret = g_string_new(NULL);
+
+    for (unsigned i = 0; i < MEMX_ID_BYTES; i++) {
+        g_string_append_printf(secret, "%02x", f->client->open.secret[i]);
+    }
+    g_assert_cmpint(memxctl(f, "status", "--json", NULL, &out, NULL), ==, 0);
+    g_assert_null(strstr(out, secret->str));
+}
+
+static void wait_for_orphan(Fixture *f)
+{
+    int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+
+    for (;;) {
+        g_autoptr(JsonNode) node = status_json(f);
+
+        if (!strcmp(json_object_get_string_member(only_space(node), "state"),
+                    "orphaned")) {
+            return;
+        }
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+}
+
+static void test_status_for_people(Fixture *f, gconstpointer data)
+{
+    g_autofree char *owned = NULL, *orphaned = NULL;
+
+    g_assert_cmpint(memxctl(f, "status", NULL, NULL, &owned, NULL), ==, 0);
+    g_assert_nonnull(strstr(owned, f->hex));
+    g_assert_nonnull(strstr(owned, "test-vm"));
+    g_assert_null(strstr(owned, "ORPHANED"));
+    client_cut_all(f->client);
+    wait_for_orphan(f);
+    g_assert_cmpint(memxctl(f, "status", NULL, NULL, &orphaned, NULL), ==, 0);
+    g_assert_nonnull(strstr(orphaned, "ORPHANED"));
+}
+
+static void test_drop_orphan(Fixture *f, gconstpointer data)
+{
+    g_autofree char *prefix = g_strndup(f->hex, 8);
+    g_autofree char *err = NULL;
+
+    client_cut_all(f->client);
+    wait_for_orphan(f);
+    g_assert_cmpint(memxctl(f, "drop", prefix, NULL, NULL, NULL), ==, 0);
+    g_assert_cmpint(client_attach(f->client, MEMX_LANE_ORDERED), ==,
+                    MEMX_ERR_NO_SPACE);
+    g_assert_cmpint(memxctl(f, "drop", f->hex, NULL, NULL, &err), ==, 1);
+    g_assert_nonnull(strstr(err, f->hex));
+}
+
+static void test_drop_owned(Fixture *f, gconstpointer data)
+{
+    g_autofree char *err = NULL;
+
+    g_assert_cmpint(memxctl(f, "drop", f->hex, NULL, NULL, &err), ==, 1);
+    g_assert_nonnull(strstr(err, "test-vm"));
+    g_assert_nonnull(strstr(err, "--force"));
+    g_assert_cmpint(client_ping(f->client, MEMX_LANE_FAULT), ==, 0);
+    g_assert_cmpint(memxctl(f, "drop", f->hex, "--force", NULL, NULL), ==, 0);
+    g_assert_cmpint(client_ping(f->client, MEMX_LANE_FAULT), <, 0);
+    g_assert_cmpint(client_attach(f->client, MEMX_LANE_ORDERED), ==,
+                    MEMX_ERR_NO_SPACE);
+}
+
+static void test_socket_is_private(Fixture *f, gconstpointer data)
+{
+    struct stat st;
+
+    g_assert_no_errno(stat(server_process_control_path(f->server), &st));
+    g_assert_cmpint(st.st_mode & 0777, ==, 0600);
+}
+
+static void test_doctor(Fixture *f, gconstpointer data)
+{
+    const char *good[] = { memxctl_path(), "doctor",
+                           server_process_address(f->server), NULL };
+    const char *bad[] = { memxctl_path(), "doctor", "127.0.0.1:1", NULL };
+    const char *typo[] = { memxctl_path(), "doctor", "localhost", NULL };
+    g_autofree char *out = NULL, *out_bad = NULL, *out_typo = NULL;
+    g_autofree char *line = NULL;
+
+    run(good, &out, NULL);
+    line = g_strdup_printf("ok    %s ", server_process_address(f->server));
+    g_assert_nonnull(strstr(out, line));
+    g_assert_nonnull(strstr(out, "round trip p50"));
+    g_assert_nonnull(strstr(out, "userfaultfd"));
+    g_assert_cmpint(run(bad, &out_bad, NULL), ==, 1);
+    g_assert_nonnull(strstr(out_bad, "FAIL  127.0.0.1:1 "));
+    g_assert_cmpint(run(typo, &out_typo, NULL), ==, 1);
+    g_assert_nonnull(strstr(out_typo, "host:port"));
+}
+
+static void test_usage(void)
+{
+    static const struct {
+        const char *argv[4];
+        int status;
+        const char *says;
+    } cases[] = {
+        { { "status", "--control", "/nonexistent/socket" }, 1,
+          "/nonexistent/socket" },
+        { { "drop" }, 2, "SPACE" },
+        { { "status", "--nonsense" }, 2, "--nonsense" },
+        { { "nonsense" }, 2, "nonsense" },
+        { { NULL }, 2, "Usage" },
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        const char *argv[] = { memxctl_path(), cases[i].argv[0],
+                               cases[i].argv[1], cases[i].argv[2], NULL };
+        g_autofree char *err = NULL;
+
+        g_assert_cmpint(run(argv, NULL, &err), ==, cases[i].status);
+        g_assert_nonnull(strstr(err, cases[i].says));
+    }
+}
+
+/* Refused at start, with what, where and what to do; nothing is left. */
+static void test_bad_options(void)
+{
+    static const struct {
+        const char *argv[6];
+        const char *says;
+    } cases[] = {
+        { { NULL }, "--capacity SIZE" },
+        { { "--capacity", "7T" }, "available" },
+        { { "--capacity", "1Q" }, "'1Q' is not a size" },
+        { { "--capacity", "-4G" }, "not a size" },
+        { { "--capacity", "4K" }, "less than" },
+        { { "--capacity", "64M", "--listen", "localhost" }, "HOST:PORT" },
+        { { "--capacity", "64M", "--listen", "::1:77" }, "HOST:PORT" },
+        { { "--capacity", "64M", "--listen", "127.0.0.1:99999" },
+          "HOST:PORT" },
+        { { "--capacity", "64M", "--listen", "0.0.0.0:0" }, "--key-file" },
+        { { "--capacity", "64M", "--listen", "192.0.2.77:0" },
+          "192.0.2.77" },
+        { { "--capacity", "64M", "--key-file", "/nonexistent/key" },
+          "/nonexistent/key" },
+        { { "--capacity", "64M", "--listen", "127.0.0.1:0", "--control",
+            "/proc/nonexistent/control" }, "--control" },
+        { { "--take-over", "/nonexistent/socket" }, "/nonexistent/socket" },
+        { { "--capacity", "64M", "--orphan-timeout", "-1" }, "negative" },
+        { { "--capacity", "64M", "surplus" }, "surplus" },
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        const char *argv[8] = { MEMSERVER_PATH };
+        g_autofree char *err = NULL;
+
+        memcpy(argv + 1, cases[i].argv, sizeof(cases[i].argv));
+        g_assert_cmpint(run(argv, NULL, &err), !=, 0);
+        if (!strstr(err, cases[i].says)) {
+            g_error("case %u does not say '%s': %s", i, cases[i].says, err);
+        }
+    }
+}
+
+/* A second one may not take the first one's control socket away. */
+static void test_second_server(Fixture *f, gconstpointer data)
+{
+    const char *argv[] = {
+        MEMSERVER_PATH, "--capacity", "64M", "--listen", "127.0.0.1:0",
+        "--control", server_process_control_path(f->server), NULL,
+    };
+    const char *port[] = {
+        MEMSERVER_PATH, "--capacity", "64M", "--listen",
+        server_process_address(f->server), NULL,
+    };
+    g_autofree char *err = NULL, *err_port = NULL;
+
+    g_assert_cmpint(run(argv, NULL, &err), ==, 1);
+    g_assert_nonnull(strstr(err, "another memserver"));
+    g_assert_cmpint(run(port, NULL, &err_port), ==, 1);
+    g_assert_nonnull(strstr(err_port, server_process_address(f->server)));
+    g_autoptr(JsonNode) still = status_json(f);
+    g_assert_nonnull(still);
+}
+
+int main(int argc, char **argv)
+{
+#define ADD(path, function) \
+    g_test_add("/memserver/control/" path, Fixture, NULL, set_up, function, \
+               tear_down)
+
+    g_test_init(&argc, &argv, NULL);
+    ADD("status", test_status);
+    ADD("status-tells-no-secret", test_status_tells_no_secret);
+    ADD("status-for-people", test_status_for_people);
+    ADD("drop-orphan", test_drop_orphan);
+    ADD("drop-owned", test_drop_owned);
+    ADD("socket-is-private", test_socket_is_private);
+    ADD("doctor", test_doctor);
+    g_test_add_func("/memserver/control/usage", test_usage);
+    g_test_add_func("/memserver/control/bad-options", test_bad_options);
+    ADD("second-server", test_second_server);
+    return g_test_run();
+}
