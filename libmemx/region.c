@@ -137,6 +137,14 @@ static bool register_memory(MemxRegion *r, GError **error)
                     "cannot open /proc/self/pagemap: %s", g_strerror(errno));
         return false;
     }
+    if (memx_transport_register(r->transport, r->staging.base,
+                                r->staging.bytes) ||
+        memx_transport_register(r->transport, r->fault_buffers,
+                                MEMX_FAULTS_MAX * MEMX_PAGE_BYTES)) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM, "cannot register "
+                    "memory with transport %s", r->transport->name);
+        return false;
+    }
     return memx_uffd_register(r->uffd, r->staging.base, r->staging.bytes,
                               error) &&
            memx_uffd_register(r->uffd, r->base, r->size_bytes, error);
@@ -266,6 +274,14 @@ void memx_region_free(MemxRegion *r)
     }
     if (r->zeros) {
         munmap((void *)r->zeros, MEMX_GROUP_BYTES);
+    }
+    if (r->fault_buffers) {
+        memx_transport_unregister(r->transport, r->fault_buffers,
+                                  MEMX_FAULTS_MAX * MEMX_PAGE_BYTES);
+    }
+    if (r->staging.base) {
+        memx_transport_unregister(r->transport, r->staging.base,
+                                  r->staging.bytes);
     }
     memx_faults_destroy(r);
     memx_staging_destroy(&r->staging);
