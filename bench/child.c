@@ -115,6 +115,15 @@ pid_t child_pid(Child *child)
     return child->pid;
 }
 
+bool child_killed(Child *child)
+{
+    siginfo_t info = { 0 };
+
+    return waitid(P_PID, (id_t)child->pid, &info,
+                  WEXITED | WNOWAIT | WNOHANG) == 0 && info.si_pid != 0 &&
+           info.si_code == CLD_KILLED && info.si_status == SIGKILL;
+}
+
 bool child_tell(Child *child, const char *line, GError **error)
 {
     g_autofree char *text = g_strconcat(line, "\n", NULL);

@@ -30,6 +30,9 @@ void child_stop(Child *child);
 
 pid_t child_pid(Child *child);
 
+/* It was ended by SIGKILL: not of our doing, so by the OOM killer. */
+bool child_killed(Child *child);
+
 /* Sends a line to its standard input. */
 bool child_tell(Child *child, const char *line, GError **error);
 

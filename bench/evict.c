@@ -12,10 +12,15 @@
 #include <math.h>
 #include <poll.h>
 
-#define LOW_SHARE 10
 #define POLL_MS 1
 #define TIMEOUT_S 120
 #define SAMPLE_PAGES 2000
+
+/* A tenth, in whole MiB. */
+static uint64_t low_bytes(uint64_t bytes)
+{
+    return bytes / 10 & ~(MIB - 1);
+}
 
 typedef struct EvictRun {
     Testbed *testbed;
@@ -66,7 +71,7 @@ static bool evict(EvictRun *run, double *rate, GError **error)
     uint64_t start = bench_now_ns();
 
     memx_region_stats(run->region, &before);
-    if (!memx_region_set_local_bytes(run->region, run->bytes / LOW_SHARE,
+    if (!memx_region_set_local_bytes(run->region, low_bytes(run->bytes),
                                      error)) {
         return false;
     }
@@ -78,10 +83,10 @@ static bool evict(EvictRun *run, double *rate, GError **error)
                         "local memory is still %" G_GUINT64_FORMAT " bytes, "
                         "%d s after its size was lowered to %"
                         G_GUINT64_FORMAT, stats.local_bytes, TIMEOUT_S,
-                        run->bytes / LOW_SHARE);
+                        low_bytes(run->bytes));
             return false;
         }
-    } while (stats.local_bytes > run->bytes / LOW_SHARE);
+    } while (stats.local_bytes > low_bytes(run->bytes));
     *rate = (double)(stats.servers[0].stored_bytes -
                      before.servers[0].stored_bytes) /
             bench_seconds_since(start);

@@ -105,6 +105,21 @@ static bool new_namespace(Link *link, LinkSide side, GError **error)
     return true;
 }
 
+/* tbf's own queue is one for all.  What waits for the rate stands in the queue
+ * that a network card has: systemd's default, or else the kernel's. */
+static const char *queue_as_on_a_host(const char *device)
+{
+    static const char *const queues[] = { "fq_codel", "pfifo_fast" };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(queues); i++) {
+        if (run(NULL, "tc qdisc add dev %s parent 1: %s", device,
+                queues[i])) {
+            return queues[i];
+        }
+    }
+    return "fifo";
+}
+
 static bool set_up_side(Link *link, LinkSide side, const char *rate,
                         GError **error)
 {
@@ -113,11 +128,20 @@ static bool set_up_side(Link *link, LinkSide side, const char *rate,
                                               : SERVER_ADDRESS;
 
     link_enter(link, side);
-    return run(error, "ip link set lo up") &&
-           run(error, "ip addr add %s/24 dev %s", address, device) &&
-           run(error, "ip link set %s up", device) &&
-           run(error, "tc qdisc add dev %s root tbf rate %s " TBF, device,
-               rate);
+    if (!run(error, "ip link set lo up") ||
+        !run(error, "ip addr add %s/24 dev %s", address, device) ||
+        !run(error, "ip link set %s up", device) ||
+        !run(error, "tc qdisc add dev %s root handle 1: tbf rate %s " TBF,
+             device, rate)) {
+        return false;
+    }
+    if (side == LINK_CLIENT) {
+        link->name = g_strdup_printf("veth %s %s", rate,
+                                     queue_as_on_a_host(device));
+    } else {
+        queue_as_on_a_host(device);
+    }
+    return true;
 }
 
 static bool set_up(Link *link, const char *rate, GError **error)
@@ -138,7 +162,6 @@ Link *link_veth_new(const char *rate, GError **error)
     g_autoptr(Link) link = g_new0(Link, 1);
     bool ok;
 
-    link->name = g_strdup_printf("veth %s", rate);
     link->server_host = SERVER_ADDRESS;
     link->ns_fd[LINK_CLIENT] = link->ns_fd[LINK_SERVER] = -1;
     link->home_fd = open_own_namespace();

@@ -17,7 +17,7 @@
 typedef enum LinkSide { LINK_CLIENT, LINK_SERVER } LinkSide;
 
 typedef struct Link {
-    char *name;             /* "loopback", "veth 10gbit" */
+    char *name;             /* "loopback", "veth 10gbit fq_codel" */
     const char *server_host; /* where servers listen, a numeric address */
     bool loopback;
     int ns_fd[2];           /* by LinkSide; -1: this process's own network */

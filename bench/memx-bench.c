@@ -121,23 +121,43 @@ static bool parse(int *argc, char ***argv, Options *options, int *limit_s,
     return true;
 }
 
-static void find_programs(Options *options)
+/* The daemon beside this program, as it is built or installed, or in PATH. */
+static char *find_memserver(const char *directory)
+{
+    static const char *const places[] = {
+        "memserver", "../sbin/memserver", "../memserver/memserver",
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(places); i++) {
+        g_autofree char *path = g_build_filename(directory, places[i], NULL);
+
+        if (g_file_test(path, G_FILE_TEST_IS_EXECUTABLE) &&
+            g_file_test(path, G_FILE_TEST_IS_REGULAR)) {
+            return g_steal_pointer(&path);
+        }
+    }
+    return g_find_program_in_path("memserver");
+}
+
+static bool find_programs(Options *options, GError **error)
 {
     g_autofree char *directory = NULL;
 
-    options->self = g_file_read_link("/proc/self/exe", NULL);
+    options->self = g_file_read_link("/proc/self/exe", error);
+    if (!options->self) {
+        return false;
+    }
     directory = g_path_get_dirname(options->self);
     if (!options->memserver) {
-        options->memserver = g_build_filename(directory, "memserver", NULL);
+        options->memserver = find_memserver(directory);
     }
-    if (!g_file_test(options->memserver, G_FILE_TEST_IS_EXECUTABLE)) {
-        char *found = g_find_program_in_path("memserver");
-
-        if (found) {
-            g_free(options->memserver);
-            options->memserver = found;
-        }
+    if (!options->memserver) {
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
+                    "no memserver in %s or in PATH: name it with "
+                    "--memserver", directory);
+        return false;
     }
+    return true;
 }
 
 static void warn_of_load(Report *report)
@@ -195,14 +215,14 @@ int main(int argc, char **argv)
     if (argc == 3 && g_str_equal(argv[1], "swap-worker")) {
         return swap_worker_main(argv[2]);
     }
-    if (!parse(&argc, &argv, &options, &limit_s, &command, &error)) {
+    if (!parse(&argc, &argv, &options, &limit_s, &command, &error) ||
+        !find_programs(&options, &error)) {
         fprintf(stderr, "memx-bench: %s\n", error->message);
         return 2;
     }
     if (!options.scratch) {
         options.scratch = g_strdup("/var/tmp");
     }
-    find_programs(&options);
     guard_start((unsigned)limit_s);
     pinning_init();
     status = run(&options, command);

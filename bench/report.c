@@ -3,9 +3,9 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
-#include "json.h"
 #include "report.h"
 
+#include <json-glib/json-glib.h>
 #include <math.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -153,124 +153,166 @@ void report_warn(Report *report, const char *format, ...)
     va_end(args);
 }
 
-static void json_series(Json *json, const char *key, const Series *series)
+/* NAN, of what wasn't measured, becomes null. */
+static void put_number(JsonBuilder *json, const char *key, double value)
 {
-    json_open_object(json, key);
-    json_number(json, "median", series_median(series));
-    json_number(json, "min", series_min(series));
-    json_number(json, "max", series_max(series));
-    json_open_list(json, "values");
+    if (key) {
+        json_builder_set_member_name(json, key);
+    }
+    if (!isfinite(value)) {
+        json_builder_add_null_value(json);
+    } else if (value == floor(value) && fabs(value) < 9e15) {
+        json_builder_add_int_value(json, (gint64)value);
+    } else {
+        json_builder_add_double_value(json, value);
+    }
+}
+
+static void put_string(JsonBuilder *json, const char *key, const char *value)
+{
+    if (key) {
+        json_builder_set_member_name(json, key);
+    }
+    json_builder_add_string_value(json, value);
+}
+
+static void put_series(JsonBuilder *json, const char *key,
+                       const Series *series)
+{
+    json_builder_set_member_name(json, key);
+    json_builder_begin_object(json);
+    put_number(json, "median", series_median(series));
+    put_number(json, "min", series_min(series));
+    put_number(json, "max", series_max(series));
+    json_builder_set_member_name(json, "values");
+    json_builder_begin_array(json);
     for (int i = 0; i < series->n; i++) {
-        json_number(json, NULL, series->value[i]);
+        put_number(json, NULL, series->value[i]);
     }
-    json_close_list(json);
-    json_close_object(json);
+    json_builder_end_array(json);
+    json_builder_end_object(json);
 }
 
-static void json_figure(Json *json, const Figure *figure)
+static void put_figure(JsonBuilder *json, const Figure *figure)
 {
-    json_open_object(json, NULL);
-    json_string(json, "name", figure->name);
-    json_string(json, "unit", figure->unit);
-    json_string(json, "pinning", figure->pinning);
+    json_builder_begin_object(json);
+    put_string(json, "name", figure->name);
+    put_string(json, "unit", figure->unit);
+    put_string(json, "pinning", figure->pinning);
     if (figure->link) {
-        json_string(json, "link", figure->link);
+        put_string(json, "link", figure->link);
     }
-    json_number(json, "loadavg", figure->loadavg);
-    json_number(json, "others_cpus", figure->others_cpus);
+    put_number(json, "loadavg", figure->loadavg);
+    put_number(json, "others_cpus", figure->others_cpus);
     if (figure->raw_name) {
-        json_string(json, "raw_is", figure->raw_name);
-        json_series(json, "raw", &figure->raw);
+        put_string(json, "raw_is", figure->raw_name);
+        put_series(json, "raw", &figure->raw);
     }
-    json_series(json, "memx", &figure->ours);
+    put_series(json, "memx", &figure->ours);
     if (figure->raw_name) {
-        json_series(json, "ratio", &figure->ratio);
+        put_series(json, "ratio", &figure->ratio);
     }
-    json_close_object(json);
+    json_builder_end_object(json);
 }
 
-static void json_verdict(Json *json, const Verdict *verdict)
+static void put_verdict(JsonBuilder *json, const Verdict *verdict)
 {
     if (verdict->missing) {
         g_autofree char *key = g_strconcat(verdict->key, "_missing", NULL);
 
-        json_null(json, verdict->key);
-        json_string(json, key, verdict->missing);
+        put_number(json, verdict->key, NAN);
+        put_string(json, key, verdict->missing);
     } else if (verdict->list) {
-        json_open_list(json, verdict->key);
+        json_builder_set_member_name(json, verdict->key);
+        json_builder_begin_array(json);
         for (int i = 0; i < verdict->n; i++) {
-            json_number(json, NULL, verdict->value[i]);
+            put_number(json, NULL, verdict->value[i]);
         }
-        json_close_list(json);
+        json_builder_end_array(json);
     } else {
-        json_number(json, verdict->key, verdict->value[0]);
+        put_number(json, verdict->key, verdict->value[0]);
     }
 }
 
-static void json_limits(Json *json, Report *report)
+static void put_limits(JsonBuilder *json, Report *report)
 {
-    json_open_object(json, "limits");
+    json_builder_set_member_name(json, "limits");
+    json_builder_begin_object(json);
     for (guint i = 0; i < report->verdicts->len; i++) {
         Verdict *verdict = &g_array_index(report->verdicts, Verdict, i);
 
         if (!verdict->missing) {
-            json_open_object(json, verdict->key);
-            json_number(json, "must", verdict->must);
-            json_number(json, "aim", verdict->aim);
-            json_close_object(json);
+            json_builder_set_member_name(json, verdict->key);
+            json_builder_begin_object(json);
+            put_number(json, "must", verdict->must);
+            put_number(json, "aim", verdict->aim);
+            json_builder_end_object(json);
         }
     }
-    json_close_object(json);
+    json_builder_end_object(json);
 }
 
-static void json_machine(Json *json)
+static void put_machine(JsonBuilder *json)
 {
     struct utsname name;
 
     uname(&name);
-    json_open_object(json, "machine");
-    json_string(json, "kernel", name.release);
-    json_number(json, "cpus", (double)sysconf(_SC_NPROCESSORS_ONLN));
-    json_number(json, "usable_cpus", pinning_cpus());
-    json_number(json, "memory_bytes", (double)sysconf(_SC_PHYS_PAGES) *
-                                      (double)sysconf(_SC_PAGESIZE));
-    json_close_object(json);
+    json_builder_set_member_name(json, "machine");
+    json_builder_begin_object(json);
+    put_string(json, "kernel", name.release);
+    put_number(json, "cpus", (double)sysconf(_SC_NPROCESSORS_ONLN));
+    put_number(json, "usable_cpus", pinning_cpus());
+    put_number(json, "memory_bytes", (double)sysconf(_SC_PHYS_PAGES) *
+                                     (double)sysconf(_SC_PAGESIZE));
+    json_builder_end_object(json);
+}
+
+static void put_report(JsonBuilder *json, Report *report)
+{
+    put_string(json, "command", report->command);
+    for (guint i = 0; i < report->verdicts->len; i++) {
+        put_verdict(json, &g_array_index(report->verdicts, Verdict, i));
+    }
+    put_limits(json, report);
+    json_builder_set_member_name(json, "quick");
+    json_builder_add_boolean_value(json, report->quick);
+    put_number(json, "repetitions", report->repetitions);
+    put_number(json, "verified_pages", (double)report->verified_pages);
+    put_machine(json);
+    json_builder_set_member_name(json, "figures");
+    json_builder_begin_array(json);
+    for (guint i = 0; i < report->figures->len; i++) {
+        put_figure(json, &g_array_index(report->figures, Figure, i));
+    }
+    json_builder_end_array(json);
+    json_builder_set_member_name(json, "details");
+    json_builder_begin_object(json);
+    for (guint i = 0; i < report->details->len; i++) {
+        Detail *detail = &g_array_index(report->details, Detail, i);
+
+        put_number(json, detail->key, detail->value);
+    }
+    json_builder_end_object(json);
+    json_builder_set_member_name(json, "warnings");
+    json_builder_begin_array(json);
+    for (guint i = 0; i < report->warnings->len; i++) {
+        put_string(json, NULL, g_ptr_array_index(report->warnings, i));
+    }
+    json_builder_end_array(json);
 }
 
 char *report_json(Report *report)
 {
-    Json json;
+    g_autoptr(JsonBuilder) json = json_builder_new();
+    g_autoptr(JsonNode) root = NULL;
+    g_autofree char *text = NULL;
 
-    json_init(&json);
-    json_open_object(&json, NULL);
-    json_string(&json, "command", report->command);
-    for (guint i = 0; i < report->verdicts->len; i++) {
-        json_verdict(&json, &g_array_index(report->verdicts, Verdict, i));
-    }
-    json_limits(&json, report);
-    json_bool(&json, "quick", report->quick);
-    json_number(&json, "repetitions", report->repetitions);
-    json_number(&json, "verified_pages", (double)report->verified_pages);
-    json_machine(&json);
-    json_open_list(&json, "figures");
-    for (guint i = 0; i < report->figures->len; i++) {
-        json_figure(&json, &g_array_index(report->figures, Figure, i));
-    }
-    json_close_list(&json);
-    json_open_object(&json, "details");
-    for (guint i = 0; i < report->details->len; i++) {
-        Detail *detail = &g_array_index(report->details, Detail, i);
-
-        json_number(&json, detail->key, detail->value);
-    }
-    json_close_object(&json);
-    json_open_list(&json, "warnings");
-    for (guint i = 0; i < report->warnings->len; i++) {
-        json_string(&json, NULL, g_ptr_array_index(report->warnings, i));
-    }
-    json_close_list(&json);
-    json_close_object(&json);
-    return json_finish(&json);
+    json_builder_begin_object(json);
+    put_report(json, report);
+    json_builder_end_object(json);
+    root = json_builder_get_root(json);
+    text = json_to_string(root, TRUE);
+    return g_strconcat(text, "\n", NULL);
 }
 
 static char *number_text(double value)

@@ -28,12 +28,23 @@ struct Swap {
     Child *worker;
 };
 
+/* The kernel may find no page to swap out in time, and then kills although
+ * there is room: it can't be measured, which says something too. */
 static bool order(Swap *swap, const char *line, char **answer,
                   GError **error)
 {
-    return child_tell(swap->worker, line, error) &&
-           (*answer = child_hear(swap->worker, "done", ANSWER_TIMEOUT_S,
-                                 error)) != NULL;
+    if (child_tell(swap->worker, line, error) &&
+        (*answer = child_hear(swap->worker, "done", ANSWER_TIMEOUT_S,
+                              error)) != NULL) {
+        return true;
+    }
+    if (child_killed(swap->worker)) {
+        g_clear_error(error);
+        g_set_error(error, BENCH_ERROR, BENCH_ERROR_UNAVAILABLE,
+                    "the kernel's OOM killer ended the swapping process "
+                    "although its swap had room; try again");
+    }
+    return false;
 }
 
 static bool start_worker(Swap *swap, const Options *options, uint64_t pages,

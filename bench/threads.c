@@ -183,7 +183,7 @@ static bool measure(const Options *options, PinningKind pinning,
 {
     ThreadsRun run = {
         .options = options,
-        .bytes = options->quick ? 64 * MIB : 256 * MIB,
+        .bytes = options->quick ? 128 * MIB : 256 * MIB,
         .touches = options->quick ? 1600 : 32000,
     };
     g_autoptr(Link) link = link_loopback_new();
