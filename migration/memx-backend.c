@@ -19,12 +19,14 @@
 #include <sys/mman.h>
 #include "crypto/secret.h"
 #include "exec/memory.h"
+#include "hw/qdev-core.h"
 #include "qapi/error.h"
 #include "qapi/qapi-builtin-visit.h"
 #include "qapi/visitor.h"
 #include "qemu/error-report.h"
 #include "qemu/madvise.h"
 #include "qemu/module.h"
+#include "qemu/rcu.h"
 #include "qemu/units.h"
 #include "qemu/uuid.h"
 #include "qom/object_interfaces.h"
@@ -211,6 +213,11 @@ static void memx_backend_complete(UserCreatable *uc, Error **errp)
         error_setg(errp, "a device of this VM pins its memory (VFIO, vDPA or "
                    "the like): remove it, or use another memory backend");
         goto fail;
+    }
+    if (phase_check(PHASE_MACHINE_READY)) {
+        /* Memory deleted just now may wait for an RCU grace period before
+         * its region ends and gives room on the servers back. */
+        drain_call_rcu();
     }
     parent_complete(uc, errp);
     if (!*errp && memx_backend_start(b, errp)) {

@@ -222,10 +222,10 @@ void memx_add_failure_tests(void)
     qtest_add_func("/memx/monitor/info", test_info);
     qtest_add_func("/memx/monitor/none", test_none);
     qtest_add_func("/memx/monitor/out-of-band", test_out_of_band);
-    qtest_add_data_func("/memx/monitor/abandon", "in-band", test_abandon);
+    qtest_add_data_func("/memx/monitor/abandon/in-band", "in-band", test_abandon);
     qtest_add_data_func("/memx/monitor/abandon/out-of-band", "out-of-band",
                         test_abandon);
     qtest_add_func("/memx/failure/server-killed", test_server_killed);
-    qtest_add_func("/memx/failure/stall", test_stall_and_resume);
+    qtest_add_func("/memx/failure/stall/resume", test_stall_and_resume);
     qtest_add_func("/memx/failure/stall/user-stop", test_stall_and_user_stop);
 }

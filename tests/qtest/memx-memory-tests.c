@@ -329,7 +329,7 @@ void memx_add_memory_tests(void)
     qtest_add_data_func("/memx/memory/evict/keep-copies", "on",
                         test_eviction);
     qtest_add_data_func("/memx/memory/evict/exclusive", "off", test_eviction);
-    qtest_add_func("/memx/memory/local-size", test_local_size);
+    qtest_add_func("/memx/memory/local-size/change", test_local_size);
     qtest_add_func("/memx/memory/local-size/bad", test_bad_local_size);
     qtest_add_func("/memx/memory/dimm", test_dimm);
     if (qtest_has_device("virtio-balloon-pci")) {

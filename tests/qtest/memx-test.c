@@ -134,7 +134,7 @@ static const BadOption bad_options[] = {
     { "share", "'share': true", "share=on" },
     { "prealloc", "'prealloc': true", "prealloc=on" },
     { "merge", "'merge': true", "merge=on" },
-    { "size/zero", "'size': 0", "size must be" },
+    { "size/zero", "'size': 0", "'size'" },
     { "size/unaligned", "'size': 134217729", "size must be" },
     { "local-size/above-size", "'local-size': 268435456", "at most the size" },
     { "local-size/zero", "'local-size': 0", "local" },
@@ -400,7 +400,7 @@ int main(int argc, char **argv)
         printf("1..0 # SKIP no memserver: set MEMX_MEMSERVER to its path\n");
         return 0;
     }
-    qtest_add_func("/memx/object/command-line", test_command_line);
+    qtest_add_func("/memx/object/command-line/list", test_command_line);
     qtest_add_func("/memx/object/command-line/all-options",
                    test_command_line_all_options);
     qtest_add_func("/memx/object/numa-node", test_numa_node);
