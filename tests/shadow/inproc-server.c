@@ -40,6 +40,7 @@ InprocServer *inproc_server_new(uint64_t capacity_bytes)
     g_assert_no_error(error);
     s->address = memx_transport_inproc.listener_address(listener);
     s->server = ms_server_new("inproc", listener, store, NULL, 0);
+    s->server->transport = &memx_transport_inproc;
     ms_server_start(s->server);
     if (!n_servers++) {
         loop = g_main_loop_new(NULL, FALSE);
