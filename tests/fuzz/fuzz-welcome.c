@@ -1,0 +1,22 @@
+/*
+ * A server's answer to HELLO: what is accepted is what an encoder writes.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include <string.h>
+#include "fuzz.h"
+#include "memx-protocol.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
+{
+    MemxWelcome decoded;
+    uint8_t wire[MEMX_WELCOME_BYTES];
+
+    if (memx_welcome_decode(&decoded, data, bytes) < 0) {
+        return 0;
+    }
+    FUZZ_CHECK(bytes == sizeof(wire));
+    memx_welcome_encode(wire, &decoded);
+    FUZZ_CHECK(memcmp(wire, data, sizeof(wire)) == 0);
+    return 0;
+}
