@@ -119,6 +119,10 @@ bool child_killed(Child *child)
 {
     siginfo_t info = { 0 };
 
+    /* Its pipes are closed a moment before it is gone. */
+    for (int ms = 0; ms < 1000 && !ended(child); ms += POLL_MS) {
+        poll(NULL, 0, POLL_MS);
+    }
     return waitid(P_PID, (id_t)child->pid, &info,
                   WEXITED | WNOWAIT | WNOHANG) == 0 && info.si_pid != 0 &&
            info.si_code == CLD_KILLED && info.si_status == SIGKILL;

@@ -41,7 +41,7 @@ def check_value(command, result, key):
         check(isinstance(one, (int, float)) and one > 0,
               f"{command}: {key} is {value}")
     check(command != "threads" or len(value) == 4,
-          f"{command}: {key} has {len(value)} values instead of 4")
+          f"{command}: {key} has not 4 values: {value}")
     check(set(result["limits"][key]) == {"must", "aim"},
           f"{command}: {key} has no limits")
 
