@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# timeout: 340
 """A guest with a tenth of its RAM local finds every byte as it wrote it."""
 
 from memxlib import e2e

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# timeout: 440
 """QEMU in a memory cgroup of local-size + 256 MiB, without swap, is never
 killed for memory, whatever the guest does."""
 

@@ -22,8 +22,11 @@ static uint64_t next_random(uint64_t *state)
     return *state * UINT64_C(2685821657736338717);
 }
 
-/* Ten random characters make a key; the rest only takes room. */
-static void make_line(char *line, size_t length, uint64_t *state)
+enum { LINE_MAX_BYTES = 4095, KEY_BYTES = 20, FILLER_BYTES = 1 << 16 };
+
+static char filler[FILLER_BYTES + LINE_MAX_BYTES];
+
+static void random_letters(char *text, size_t length, uint64_t *state)
 {
     static const char letters[] =
         "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ+-";
@@ -33,9 +36,20 @@ static void make_line(char *line, size_t length, uint64_t *state)
         uint64_t bits = next_random(state) >> 4;
 
         for (int i = 0; i < 10 && pos < length; i++, bits >>= 6) {
-            line[pos++] = letters[bits & 63];
+            text[pos++] = letters[bits & 63];
         }
     }
+}
+
+/* A random key, and some part of a text as long as 16 pages: cheap to make,
+ * also where the CPU is emulated, and yet no two pages alike. */
+static void make_line(char *line, size_t length, uint64_t *state)
+{
+    size_t key = length < KEY_BYTES ? length : KEY_BYTES;
+
+    random_letters(line, key, state);
+    memcpy(line + key, filler + next_random(state) % FILLER_BYTES,
+           length - key);
     line[length] = '\n';
 }
 
@@ -52,14 +66,15 @@ static bool parse(const char *text, uint64_t low, uint64_t high,
 int main(int argc, char **argv)
 {
     uint64_t bytes, length = 99, state = 1;
-    char line[4096];
+    char line[LINE_MAX_BYTES + 1];
 
     if (argc < 2 || argc > 4 || !parse(argv[1], 1, UINT64_MAX, &bytes) ||
-        (argc > 2 && !parse(argv[2], 1, sizeof(line) - 1, &length)) ||
+        (argc > 2 && !parse(argv[2], 1, LINE_MAX_BYTES, &length)) ||
         (argc > 3 && !parse(argv[3], 1, UINT64_MAX, &state))) {
         fprintf(stderr, "usage: gendata BYTES [LINE-LENGTH [SEED]]\n");
         return 2;
     }
+    random_letters(filler, sizeof(filler), &state);
     for (uint64_t done = 0; done < bytes; done += length + 1) {
         make_line(line, length, &state);
         if (fwrite(line, length + 1, 1, stdout) != 1) {

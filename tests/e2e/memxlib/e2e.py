@@ -70,6 +70,15 @@ class Test:
             except Exception:  # the others must still be cleaned up
                 self.log(f"clean-up failed: {traceback.format_exc()}")
         self._log.close()
+        self._give_back()
+
+    def _give_back(self):
+        """Under sudo, logs belong to who called it: they delete them."""
+        uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
+        if os.geteuid() == 0 and uid and gid:
+            for where, _, files in os.walk(self.log_dir):
+                for name in [where] + [os.path.join(where, f) for f in files]:
+                    os.chown(name, int(uid), int(gid))
 
     # --- programs and files
 
@@ -145,7 +154,17 @@ class _Ended(BaseException):
     """By a signal or the deadline."""
 
 
+SIGNALS = (signal.SIGALRM, signal.SIGTERM, signal.SIGINT)
+
+
+def _ignore_signals():
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _on_signal(number, _frame):
+    # Once: neither the report nor the clean-up must be interrupted.
+    _ignore_signals()
     raise _Ended("the test's deadline passed" if number == signal.SIGALRM
                  else f"ended by signal {number}")
 
@@ -154,7 +173,7 @@ def main(function, seconds=240):
     """Runs the test; seconds is the deadline for all of it."""
     name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     verbose = "-v" in sys.argv[1:]
-    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         signal.signal(number, _on_signal)
     signal.alarm(seconds)
     test = Test(name, verbose)
@@ -178,9 +197,8 @@ def main(function, seconds=240):
         test.log(traceback.format_exc())
         traceback.print_exc()
         print(f"FAIL (logs: {test.log_dir})")
-    signal.alarm(0)
-    # The clean-up must not be interrupted half-way.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    _ignore_signals()
     test.close()
-    sys.exit(status)
+    sys.stdout.flush()
+    # Not sys.exit(): threads that read sockets need not be waited for.
+    os._exit(status)

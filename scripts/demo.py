@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The demo itself; run it through scripts/demo, which builds first.
+
+The same work is done by the same guest four times: GNU sort of a generated
+data set, whose checksum the host computes for itself.
+"""
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)),
+                                "../tests/e2e"))
+# pylint: disable=wrong-import-position
+from memxlib import e2e  # noqa: E402
+from memxlib.wait import Failure, Skip, check  # noqa: E402
+
+MIB = 1 << 20
+GUEST_MIB = 1024
+LOCAL_MIB = GUEST_MIB // 4
+DATA_MIB = 224
+LINE_LENGTH = 1023
+# Through files, since a pipe would mean a wake-up for every page.
+SORT = ("gnu-sort -S 60% -o /tmp/sorted /tmp/data && "
+        "gnu-b2sum /tmp/sorted | cut -d ' ' -f 1")
+PR_SET_THP_DISABLE = 41
+
+
+def host_checksum(t):
+    """What sort must give: computed by the host's sort, not the guest's."""
+    command = (f"'{t.guest_file('gendata')}' {DATA_MIB * MIB} {LINE_LENGTH} |"
+               " LC_ALL=C sort -S 25% | b2sum")
+    done = subprocess.run(["bash", "-c", command], capture_output=True,
+                          text=True, check=True)
+    return done.stdout.split()[0]
+
+
+def best_accel():
+    """KVM, if it does not only exist but runs guests; and why if not."""
+    done = subprocess.run([os.path.join(e2e.TOP, "scripts/kvm-works")],
+                          capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return "kvm", "KVM"
+    return "tcg,thread=multi,tb-size=64", f"TCG ({done.stderr.strip()})"
+
+
+def no_huge_pages():
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+
+
+def host_has_huge_pages():
+    try:
+        with open("/sys/kernel/mm/transparent_hugepage/enabled",
+                  encoding="ascii") as file:
+            return "[never]" not in file.read()
+    except OSError:
+        return False
+
+
+class Resident:
+    """What a process has in memory, now and at most."""
+
+    def __init__(self, pid):
+        self._pid = pid
+        self.ram_peak = 0
+        self.other_peak = 0
+
+    def sample(self):
+        """Guest memory is the one mapping of its size."""
+        ram = total = 0
+        size = 0
+        with open(f"/proc/{self._pid}/smaps", encoding="utf-8",
+                  errors="replace") as smaps:
+            for line in smaps:
+                match = re.match(r"(Size|Rss): +(\d+) kB", line)
+                if not match:
+                    continue
+                kib = int(match.group(2))
+                if match.group(1) == "Size":
+                    size = kib
+                else:
+                    total += kib
+                    if size >= GUEST_MIB * 1024:
+                        ram += kib
+        self.ram_peak = max(self.ram_peak, ram * 1024)
+        self.other_peak = max(self.other_peak, (total - ram) * 1024)
+
+
+class Progress:
+    """One line that changes on a terminal, one in five seconds elsewhere."""
+
+    def __init__(self):
+        self._tty = sys.stdout.isatty()
+        self._shown = 0.0
+
+    def show(self, text):
+        if self._tty:
+            print(f"\r\033[K{text}", end="", flush=True)
+        elif time.monotonic() - self._shown >= 5:
+            self._shown = time.monotonic()
+            print(text, flush=True)
+
+    def clear(self):
+        if self._tty:
+            print("\r\033[K", end="", flush=True)
+
+
+def memx_line(backend, faults_per_s):
+    latency = backend["fetch-latency"]
+    return (f"    local {backend['local'] >> 20} MiB, "
+            f"remote {backend['remote'] >> 20} MiB, "
+            f"never written {backend['never-written'] >> 20} MiB; "
+            f"{faults_per_s:,.0f} faults/s, fetch "
+            f"p50 {latency['p50'] / 1000:,.0f} us "
+            f"p99 {latency['p99'] / 1000:,.0f} us")
+
+
+class Run:
+    """The guest does its work once; keeps what there is to tell of it."""
+
+    def __init__(self, t, label, expected, **options):
+        self.label = label
+        self.memx = None
+        print(f"\n{label}", flush=True)
+        self._vm = t.vm(size=f"{GUEST_MIB}M", name=re.sub(
+            r"\W+", "-", label), **options)
+        self._progress = Progress()
+        self.resident = Resident(self._vm.process.pid)
+        self._faults = (time.monotonic(), 0)
+        self._has_memx = bool(options.get("local"))
+        self._watch(f"gendata {DATA_MIB * MIB} {LINE_LENGTH} > /tmp/data",
+                    "writes its data")
+        self.seconds, output = self._watch(SORT, "sorts")
+        check(output == expected, f"{label}: the checksum is {output}, it "
+                                  f"should be {expected}")
+        print(f"    sorted {DATA_MIB} MiB in {self.seconds:.1f} s, "
+              "the checksum is right", flush=True)
+        if self._has_memx:
+            self.memx = self._vm.backend()
+        self._vm.end()
+
+    def _watch(self, command, what):
+        began = time.monotonic()
+        job = self._vm.guest.start(command)
+        while job.running:
+            seconds = time.monotonic() - began
+            if seconds > 150:
+                raise Failure(f"{self.label}: not within 150 s: the guest "
+                              f"{what}")
+            self.resident.sample()
+            if self._has_memx:
+                self._progress.show(self._memx_text())
+            else:
+                self._progress.show(f"    the guest {what}: {seconds:.0f} s, "
+                                    f"{self.resident.ram_peak >> 20} MiB")
+            time.sleep(0.3)
+        seconds = time.monotonic() - began
+        self._progress.clear()
+        return seconds, job.wait()
+
+    def _memx_text(self):
+        backend = self._vm.backend()
+        # Staged pages and free frames are host memory, too.
+        self.resident.ram_peak = max(self.resident.ram_peak, backend["local"])
+        now, count = time.monotonic(), backend["faults"]["total"]
+        before, old_count = self._faults
+        self._faults = (now, count)
+        return memx_line(backend, (count - old_count) / (now - before))
+
+
+class SwapFile:
+    """A swap file of our own, preferred to all other swap."""
+
+    def __init__(self, t, mib):
+        self._path = os.path.join(t.log_dir, "swap")
+        with open(self._path, "wb") as file:
+            os.chmod(self._path, 0o600)
+            t.cleanup(os.unlink, self._path)
+            os.posix_fallocate(file.fileno(), 0, mib * MIB)
+        for command in (["mkswap", self._path],
+                        ["swapon", "-p", "32767", self._path]):
+            try:
+                done = subprocess.run(command, capture_output=True, text=True,
+                                      check=False)
+            except FileNotFoundError as missing:
+                raise Skip(f"{command[0]} is missing") from missing
+            if done.returncode != 0:
+                raise Skip(f"{' '.join(command[:-1])}: {done.stderr.strip()}")
+        t.cleanup(subprocess.run, ["swapoff", self._path])
+
+
+def run_with_swap(t, expected, accel, overhead_bytes):
+    """The kernel pages: a memory cgroup as large as what memx holds locally
+    plus what QEMU needs for itself, and a swap file."""
+    swap = SwapFile(t, GUEST_MIB)
+    cgroup = t.memory_cgroup(LOCAL_MIB * MIB + overhead_bytes, swap=True)
+    run = Run(t, "kernel swap to a file", expected, accel=accel,
+              before_exec=cgroup.enter)
+    del swap
+    return run
+
+
+def table(runs, skipped):
+    base = runs[0].seconds
+    print(f"\n{'':32}{'sort':>8} {'slower':>8} {'host memory of guest':>22}")
+    for run in runs:
+        print(f"{run.label:32}{run.seconds:6.1f} s {run.seconds / base:7.2f}x"
+              f" {run.resident.ram_peak >> 20:18} MiB")
+    for label, reason in skipped:
+        print(f"{label:32}skipped: {reason}")
+
+
+def tell_memx(run):
+    backend = run.memx
+    faults, paging = backend["faults"], backend["paging"]
+    print(f"""
+What memx did: {faults['remote']:,} faults had to wait for a server, \
+{faults['staged']:,} found their page on its
+way out, {faults['first-touch']:,} touched new memory; {paging['prefetched']:,} pages \
+came before anybody asked.
+{paging['evicted']:,} pages went out, {paging['evicted-unchanged']:,} of them unchanged and \
+not sent again.""")
+    print(memx_line(backend, 0).replace("0 faults/s, ", "").strip())
+
+
+def try_next(t):
+    print(f"""
+What to try next
+  build/bin/memserver --listen 127.0.0.1:7701 --capacity 4G \
+--control /tmp/m1 &
+  build/bin/memxctl status --control /tmp/m1
+  build/bin/qemu-system-x86_64 -machine pc,memory-backend=pc.ram -m 4G \\
+    -object memory-backend-memx,id=pc.ram,size=4G,local-size=1G,\\
+servers.0=127.0.0.1:7701 ...
+  and in QEMU's monitor: "info memx"
+  While a guest works: stop a server (kill -STOP, then -CONT), or restart it
+  with "memserver --take-over /tmp/m1": the guest stalls and goes on.
+  ./scripts/check           builds and runs all tests
+  build/bin/memx-bench      what a remote page costs
+  docs/troubleshooting.md   when something does not work
+(logs of this run: {os.path.relpath(t.log_dir, e2e.TOP)})""")
+
+
+def demo(t):
+    print("The host sorts the same data to know the right checksum ...",
+          flush=True)
+    expected = host_checksum(t)
+    accel, described = best_accel()
+    print(f"The guest runs under {described}", flush=True)
+    runs, skipped = [], []
+    if host_has_huge_pages():
+        runs.append(Run(t, "all local, huge pages", expected, accel=accel))
+    else:
+        skipped.append(("all local, huge pages",
+                        "transparent huge pages are off on this host"))
+    runs.append(Run(t, "all local, 4 KiB pages", expected, accel=accel,
+                    before_exec=no_huge_pages))
+    servers = t.memservers(2, capacity=f"{GUEST_MIB}M")
+    memx = Run(t, f"memx, {LOCAL_MIB} MiB local", expected, accel=accel,
+               local=f"{LOCAL_MIB}M", servers=servers)
+    runs.append(memx)
+    for server in servers:
+        server.end()
+    try:
+        runs.append(run_with_swap(t, expected, accel,
+                                  memx.resident.other_peak))
+    except Skip as reason:
+        skipped.append(("kernel swap to a file", reason))
+    table(runs, skipped)
+    tell_memx(memx)
+    try_next(t)
+
+
+e2e.main(demo, seconds=900)
