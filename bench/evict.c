@@ -32,6 +32,11 @@ typedef struct EvictRun {
     uint64_t wrong;
 } EvictRun;
 
+typedef struct Figures {
+    Figure rate;
+    Figure cpu;             /* time of this process and its servers */
+} Figures;
+
 static gpointer raw_out(gpointer opaque)
 {
     EvictRun *run = opaque;
@@ -93,12 +98,20 @@ static bool evict(EvictRun *run, double *rate, GError **error)
     return true;
 }
 
-static bool repetition(EvictRun *run, Figure *figure, bool keep,
+static double cpu_ms_per_gib(uint64_t start_ns, double bytes)
+{
+    return (double)(child_cpu_ns_all() - start_ns) / 1e6 /
+           (bytes / (double)GIB);
+}
+
+static bool repetition(EvictRun *run, Figures *figures, bool keep,
                        GError **error)
 {
-    double rate;
+    double rate, raw_cpu, memx_cpu;
+    uint64_t cpu_ns = child_cpu_ns_all();
 
     run_on(run->testbed->pinning.engine_cpu, raw_out, run);
+    raw_cpu = cpu_ms_per_gib(cpu_ns, (double)run->bytes);
     if (isnan(run->raw)) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "the raw TCP connection broke");
@@ -108,9 +121,15 @@ static bool repetition(EvictRun *run, Figure *figure, bool keep,
         return false;
     }
     run_on(run->testbed->pinning.app_cpu, rewrite, run);
-    if (!region_settle(run->region, error) || !evict(run, &rate, error)) {
+    if (!region_settle(run->region, error)) {
         return false;
     }
+    cpu_ns = child_cpu_ns_all();
+    if (!evict(run, &rate, error)) {
+        return false;
+    }
+    memx_cpu = cpu_ms_per_gib(cpu_ns, (double)(run->bytes -
+                                               low_bytes(run->bytes)));
     run_on(run->testbed->pinning.app_cpu, check_some, run);
     if (run->wrong) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_WRONG_DATA,
@@ -119,7 +138,8 @@ static bool repetition(EvictRun *run, Figure *figure, bool keep,
         return false;
     }
     if (keep) {
-        figure_add(figure, run->raw / 1e6, rate / 1e6);
+        figure_add(&figures->rate, run->raw / 1e6, rate / 1e6);
+        figure_add(&figures->cpu, raw_cpu, memx_cpu);
     }
     return true;
 }
@@ -132,7 +152,7 @@ static bool measure(const Options *options, PinningKind pinning,
     g_autoptr(MemxRegion) region = NULL;
     EvictRun run = { .bytes = options->quick ? 192 * MIB : 1 * GIB };
     CpuLoad load;
-    Figure figure;
+    Figures figures;
 
     testbed = testbed_new(options, pinning, link, 2 * run.bytes, error);
     if (!testbed) {
@@ -146,17 +166,21 @@ static bool measure(const Options *options, PinningKind pinning,
     run.testbed = testbed;
     run.region = region;
     run.base = memx_region_base(region);
-    figure = figure_begin("eviction", "MB/s", "TCP, 1 MiB chunks",
-                          &testbed->pinning, link->name, &load);
+    figures.rate = figure_begin("eviction", "MB/s", "TCP, 1 MiB chunks",
+                                &testbed->pinning, link->name, &load);
+    figures.cpu = figure_begin("  CPU time of both sides, per GiB", "ms",
+                               "TCP", &testbed->pinning, link->name, &load);
     for (int i = -1; i < options->repetitions; i++) {
-        if (!repetition(&run, &figure, i >= 0, error)) {
+        if (!repetition(&run, &figures, i >= 0, error)) {
             return false;
         }
         report_verified(report, SAMPLE_PAGES);
     }
-    figure_end(&figure, &load);
-    report_figure(report, &figure);
-    *ratio = figure.ratio;
+    figure_end(&figures.rate, &load);
+    figure_end(&figures.cpu, &load);
+    report_figure(report, &figures.rate);
+    report_figure(report, &figures.cpu);
+    *ratio = figures.rate.ratio;
     return true;
 }
 

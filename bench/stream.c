@@ -23,6 +23,13 @@ typedef struct StreamRun {
     uint64_t wrong;
 } StreamRun;
 
+/* CPU time of this process and its servers since @start, per GiB. */
+static double cpu_ms_per_gib(StreamRun *run, uint64_t start_ns)
+{
+    return (double)(child_cpu_ns_all() - start_ns) / 1e6 /
+           ((double)run->bytes / (double)GIB);
+}
+
 static gpointer raw_in(gpointer opaque)
 {
     StreamRun *run = opaque;
@@ -69,25 +76,34 @@ static bool repeat(StreamRun *run, MemxRegion *region, const char *name,
                                  run->testbed->link->name, &load);
     Figure fetched = figure_begin("  fetched / read", "MiB", "read", pinning,
                                   run->testbed->link->name, &load);
+    Figure cpu = figure_begin("  CPU time of both sides, per GiB", "ms",
+                              "TCP", pinning, run->testbed->link->name,
+                              &load);
     Figure sent = figure_begin("  sent / read", "MiB", "read", pinning,
                                run->testbed->link->name, &load);
 
     for (int i = -1; i < options->repetitions; i++) {
+        uint64_t cpu_ns = child_cpu_ns_all();
+        double raw_cpu, memx_cpu;
         Moved before;
 
         run_on(pinning->engine_cpu, raw_in, run);
+        raw_cpu = cpu_ms_per_gib(run, cpu_ns);
         if (isnan(run->raw)) {
             g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                         "the raw TCP connection broke");
             return false;
         }
         before = moved(region);
+        cpu_ns = child_cpu_ns_all();
         run_on(pinning->app_cpu, read_all_pages, run);
+        memx_cpu = cpu_ms_per_gib(run, cpu_ns);
         if (i >= 0) {
             Moved after = moved(region);
             double read_mib = (double)run->bytes / (double)MIB;
 
             figure_add(&figure, run->raw / 1e6, run->memx / 1e6);
+            figure_add(&cpu, raw_cpu, memx_cpu);
             figure_add(&fetched, read_mib, (double)(after.fetched -
                        before.fetched) / (double)MIB);
             figure_add(&sent, read_mib, (double)(after.stored -
@@ -102,8 +118,10 @@ static bool repeat(StreamRun *run, MemxRegion *region, const char *name,
         }
     }
     figure_end(&figure, &load);
-    fetched.others_cpus = sent.others_cpus = figure.others_cpus;
+    cpu.others_cpus = fetched.others_cpus = sent.others_cpus =
+        figure.others_cpus;
     report_figure(report, &figure);
+    report_figure(report, &cpu);
     report_figure(report, &fetched);
     report_figure(report, &sent);
     *ratio = figure.ratio;
