@@ -45,7 +45,8 @@ void memx_watermarks_locked(MemxRegion *r)
 {
     uint64_t low = r->limit / 64;
 
-    low = CLAMP(low, 2 * MEMX_GROUP_PAGES, 32 * MEMX_GROUP_PAGES);
+    /* At least what prefetch needs beyond its half: see take_hint(). */
+    low = CLAMP(low, 4 * MEMX_GROUP_PAGES, 32 * MEMX_GROUP_PAGES);
     r->low = low;
     r->high = 2 * low;
 }
@@ -82,6 +83,15 @@ void memx_starve_locked(MemxRegion *r)
         r->starved_since_ns = memx_now_ns();
     }
     memx_worker_ring(&r->store);
+}
+
+void memx_answered_locked(MemxServer *s, unsigned faults)
+{
+    if (!faults && !s->dropped) {
+        s->waiting_since_ns = 0;
+    } else if (s->health != MEMX_SERVER_EMPTY) {
+        s->waiting_since_ns = memx_now_ns();
+    }
 }
 
 bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk)

@@ -267,6 +267,9 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
 
     if (chunk->fetching &&
         (fault_pending(r, page) || coming_soon(r, group, bit))) {
+        if (!s->waiting_since_ns) {
+            s->waiting_since_ns = now;
+        }
         g_mutex_unlock(&r->lock);
         return;
     }
@@ -418,8 +421,7 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
 
     g_mutex_lock(&r->lock);
     if (!f->call.status) {
-        /* It answers: the clock of those that still wait starts anew. */
-        s->waiting_since_ns = s->faults > 1 ? memx_now_ns() : 0;
+        memx_answered_locked(s, s->faults - 1);
     }
     if (memx_chunk_exclusive(chunk)) {
         /* Being discarded: woken, and resolved anew, when that has ended. */
@@ -467,8 +469,9 @@ static void fault_lanes(MemxRegion *r)
         for (unsigned i = 0; i < r->n_servers; i++) {
             MemxServer *s = &r->server[i];
 
-            if (s->lane[MEMX_LANE_FAULT].up) {
-                s->waiting_since_ns = s->faults ? s->waiting_since_ns : 0;
+            if (s->lane[MEMX_LANE_FAULT].up && !s->faults &&
+                s->health != MEMX_SERVER_EMPTY) {
+                s->waiting_since_ns = 0;
             }
         }
         g_mutex_unlock(&r->lock);

@@ -239,6 +239,9 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
     uint64_t mask = 0, got = 0;
 
     g_mutex_lock(&r->lock);
+    if (!slot->call.status) {
+        memx_answered_locked(s, s->faults);
+    }
     if (!slot->call.status && !slot->call.reply.error &&
         !memx_chunk_exclusive(&t->chunk[c])) {
         mask = slot->mask & t->stored[g] & ~t->present[g];

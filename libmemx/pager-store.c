@@ -481,7 +481,7 @@ static void feed_starved(MemxRegion *r)
         r->starved_since_ns = 0;
         wake = true;
     }
-    if (r->prefetch_n && memx_free_pages(r) > r->low) {
+    if (r->prefetch_n && memx_free_pages(r) >= r->low) {
         memx_worker_ring(&r->fetch);
     }
     g_mutex_unlock(&r->lock);

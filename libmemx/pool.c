@@ -325,37 +325,46 @@ static bool reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
     return true;
 }
 
-bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
+/* How much more of the reservation each server could use and grant. */
+static bool growth_room(MemxRegion *r, uint64_t want, uint64_t *room,
+                        GError **error)
 {
-    uint64_t room[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
-    uint64_t old[MEMX_SERVERS_MAX];
-    uint64_t need, now = 0, total = 0;
+    uint64_t chunk_pages = r->chunk_bytes / MEMX_PAGE_BYTES;
+    uint64_t unplaced = r->table.n_chunks;
 
-    g_mutex_lock(&r->lock);
-    need = need_pages(r, limit);
     for (unsigned i = 0; i < r->n_servers; i++) {
-        old[i] = r->server[i].reserved_pages;
-        now += old[i];
+        uint64_t capacity;
+
+        if (!ask_room(&r->server[i], RESERVE_MS, want, &room[i], &capacity,
+                      error)) {
+            return false;
+        }
+    }
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        unplaced -= r->server[i].n_chunks;
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
+        uint64_t held = s->remote_pages + s->kept_pages;
+        /* More than its chunks' pages can't go there. */
+        uint64_t most = (s->n_chunks + unplaced) * chunk_pages;
 
-        /* Kept copies take unreserved room, and give way. */
-        room[i] = need > now ? s->free_pages + s->kept_pages : old[i];
-        total += room[i];
+        room[i] += held > s->reserved_pages ? held - s->reserved_pages : 0;
+        room[i] = MIN(room[i], most > s->reserved_pages
+                               ? most - s->reserved_pages : 0);
     }
     g_mutex_unlock(&r->lock);
-    if (need == now) {
-        return true;
-    }
-    if (!share_out(r, need > now ? need - now : need, room, share)) {
-        return set_full(error, need - now, total, r->n_servers);
-    }
-    for (unsigned i = 0; i < r->n_servers; i++) {
-        uint64_t pages = need > now ? old[i] + share[i] : share[i];
+    return true;
+}
 
-        if (pages != old[i] &&
-            !reserve_one(r, &r->server[i], pages, error)) {
+/* Reserves as @pages say, or as before. */
+static bool reserve_all(MemxRegion *r, const uint64_t *pages,
+                        const uint64_t *old, GError **error)
+{
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (pages[i] != old[i] &&
+            !reserve_one(r, &r->server[i], pages[i], error)) {
             for (unsigned k = 0; k < i; k++) {
                 reserve_one(r, &r->server[k], old[k], NULL);
             }
@@ -366,4 +375,60 @@ bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
     set_quotas_locked(r);
     g_mutex_unlock(&r->lock);
     return true;
+}
+
+static bool grow(MemxRegion *r, uint64_t more, const uint64_t *old,
+                 GError **error)
+{
+    int64_t deadline_us = g_get_monotonic_time() + GIVE_WAY_MS * 1000ll;
+    uint64_t room[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX], want = 0;
+
+    for (;;) {
+        g_autoptr(GError) refused = NULL;
+        uint64_t total = 0;
+
+        if (!growth_room(r, want, room, error)) {
+            return false;
+        }
+        for (unsigned i = 0; i < r->n_servers; i++) {
+            total += room[i];
+        }
+        if (share_out(r, more, room, share)) {
+            for (unsigned i = 0; i < r->n_servers; i++) {
+                share[i] += old[i];
+            }
+            if (reserve_all(r, share, old, &refused)) {
+                return true;
+            }
+        } else {
+            set_full(&refused, more, total, r->n_servers);
+        }
+        /* Copies, ours too, are given up in a moment. */
+        if (!g_error_matches(refused, MEMX_ERROR, MEMX_ERROR_FULL) ||
+            g_get_monotonic_time() > deadline_us) {
+            g_propagate_error(error, g_steal_pointer(&refused));
+            return false;
+        }
+        want = more;
+        g_usleep(GIVE_WAY_POLL_MS * 1000);
+    }
+}
+
+bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
+{
+    uint64_t old[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
+    uint64_t need, now = 0;
+
+    g_mutex_lock(&r->lock);
+    need = need_pages(r, limit);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        old[i] = r->server[i].reserved_pages;
+        now += old[i];
+    }
+    g_mutex_unlock(&r->lock);
+    if (need > now) {
+        return grow(r, need - now, old, error);
+    }
+    return need == now || (share_out(r, need, old, share) &&
+                           reserve_all(r, share, old, error));
 }

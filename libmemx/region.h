@@ -279,6 +279,9 @@ bool memx_budget_take_locked(MemxRegion *r, uint64_t n);
 void memx_budget_give_locked(MemxRegion *r, uint64_t n);
 /* Remembers that a thread was left waiting for room. */
 void memx_starve_locked(MemxRegion *r);
+/* The server answered: the clock of those that still wait, @faults of them by
+ * a request, starts anew; but not of those whose page it lost. */
+void memx_answered_locked(MemxServer *s, unsigned faults);
 /* Ends an exclusive or installing phase; true: wake the chunk's range. */
 bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk);
 void memx_installing_end_locked(MemxRegion *r, uint32_t chunk);

@@ -11,38 +11,46 @@
 #include "region.h"
 
 #define TICK_MS 250
+#define RESUMED_NS 1000000000ull
 
-static void stall_check_locked(MemxRegion *r, uint64_t now)
+/* Who is to blame if there is no room since evictions don't go on. */
+static int hindering_server(MemxRegion *r)
 {
-    bool waiting = r->starved_since_ns != 0;
-    bool late = waiting && now > r->starved_since_ns &&
-                now - r->starved_since_ns > r->server_timeout_ns;
     int server = -1;
 
     for (unsigned i = 0; i < r->n_servers; i++) {
-        uint64_t since = r->server[i].waiting_since_ns;
+        MemxServer *s = &r->server[i];
 
-        waiting |= since != 0;
-        if (since && now > since && now - since > r->server_timeout_ns) {
-            late = true;
+        if (s->health != MEMX_SERVER_UP) {
+            return i;
+        }
+        if (!memx_server_stores(r, s)) {
             server = i;
         }
     }
-    if (late && server < 0) {
-        /* No room, since evictions don't go on: for want of this one. */
-        for (unsigned i = 0; i < r->n_servers; i++) {
-            MemxServer *s = &r->server[i];
+    return server;
+}
 
-            if (s->health != MEMX_SERVER_UP ||
-                (server < 0 && !memx_server_stores(r, s))) {
-                server = i;
-            }
+static void stall_check_locked(MemxRegion *r, uint64_t now)
+{
+    uint64_t since = r->starved_since_ns;
+    uint64_t oldest_ns = since && now > since ? now - since : 0;
+    int server = -1;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        since = r->server[i].waiting_since_ns;
+        if (since && now > since && now - since > oldest_ns) {
+            oldest_ns = now - since;
+            server = i;
         }
     }
-    if (late && !r->stalled) {
+    if (!r->stalled && oldest_ns > r->server_timeout_ns) {
         r->stalled = true;
-        memx_event_post_locked(r, MEMX_EVENT_STALLED, server);
-    } else if (!waiting && r->stalled) {
+        memx_event_post_locked(r, MEMX_EVENT_STALLED,
+                               server < 0 ? hindering_server(r) : server);
+    } else if (r->stalled &&
+               oldest_ns < MIN(r->server_timeout_ns, RESUMED_NS)) {
+        /* Somebody always waits for a moment while pages are fetched. */
         r->stalled = false;
         memx_event_post_locked(r, MEMX_EVENT_RESUMED, -1);
     }
@@ -88,7 +96,7 @@ static char *describe(MemxRegion *r, const MemxQueuedEvent *e,
                                "%" PRIu64 " MiB; bring it back, or give it up",
                                r->server_timeout_ns / 1000000000, server, mib);
     case MEMX_EVENT_RESUMED:
-        return g_strdup("no thread waits for a page any more");
+        return g_strdup("no thread waits long for a page any more");
     case MEMX_EVENT_BUG:
     default:
         return g_strdup("a local page is gone: the memory was changed behind "
