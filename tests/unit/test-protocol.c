@@ -291,6 +291,7 @@ static void test_request_shapes(void)
         { MEMX_OP_PING, MEMX_PAGES_MAX + 1, 0, 0, 0 },
         { MEMX_OP_PING, 0, 1, 0, 0 },
         { MEMX_OP_PING, 0, 0, 1, 0 },
+        { MEMX_OP_PING, MEMX_PAGES_MAX + 1, 0, 0, 0 },
         { MEMX_OP_PING, 0, 0, 0, 4096 },
         { MEMX_OP_FETCH, 7, 0, 0, 0 },
         { MEMX_OP_FETCH, 7, 1, 16, 0 },
