@@ -30,7 +30,7 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
     MemxChunk *chunk = &t->chunk[c];
     uint64_t last_group = (end - 1) / MEMX_GROUP_PAGES;
     uint64_t gone = 0;
-    bool wanted;
+    bool wanted, left = false;
     int err;
 
     g_mutex_lock(&r->lock);
@@ -70,11 +70,15 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
     memx_budget_give_locked(r, gone);
     r->count.discarded += end - first;
     wanted = memx_exclusive_end_locked(r, c);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        left |= r->server[i].dropped > 0;
+    }
     if (r->starved || t->n_trim >= 16) {
         memx_worker_ring(&r->store);
     }
     g_mutex_unlock(&r->lock);
-    if (wanted) {
+    /* Also whoever was left waiting for a server: it needs none any more. */
+    if (wanted || left) {
         memx_wake_chunk(r, c);
     }
     return err;

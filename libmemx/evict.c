@@ -112,6 +112,7 @@ static MemxSlot *choose(MemxRegion *r)
     if (slot) {
         uint32_t c = memx_chunk_of_group(&r->table, group);
 
+        slot->mask = r->table.present[group];
         r->table.chunk[c].flags |= MEMX_CHUNK_EXCLUSIVE;
         r->table.chunk[c].evicted_at = r->history.period;
         memx_slot_assign_locked(r, slot, r->table.chunk[c].server);
@@ -171,7 +172,7 @@ MemxSlot *memx_evict_take(MemxRegion *r)
     drop_frames(r, slot); /* MOVE needs the slot empty */
     g = slot->group;
     c = memx_chunk_of_group(&r->table, g);
-    mask = r->table.present[g]; /* ours: the chunk is exclusive */
+    mask = slot->mask; /* still so: the chunk is exclusive */
     moved = move_pages(r, slot->base, memx_group_hva(r, g), mask,
                        MEMX_MOVE_DONTWAKE);
 
@@ -198,7 +199,6 @@ MemxSlot *memx_evict_take(MemxRegion *r)
 void memx_evict_prepare(MemxRegion *r, MemxSlot *slot)
 {
     slot->zero = slot->hashed = slot->same = 0;
-    slot->asked = slot->sending = slot->sent = 0;
     for (uint64_t m = slot->frames; m; m &= m - 1) {
         unsigned i = __builtin_ctzll(m);
         uint8_t *page = slot->base + i * MEMX_PAGE_BYTES;

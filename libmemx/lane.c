@@ -65,6 +65,7 @@ void memx_lane_close(MemxRegion *r, MemxServer *s, MemxLane lane)
         memx_channel_close(l->channel);
         l->channel = NULL;
     }
+    s->channels += lane == MEMX_LANE_ORDERED;
     g_mutex_lock(&r->lock);
     l->up = false;
     l->in_flight = 0;
@@ -88,6 +89,7 @@ bool memx_lane_refresh(MemxRegion *r, MemxServer *s, MemxLane lane)
             l->up = true;
             l->submitted = l->completed = 0;
             fresh = true;
+            s->channels += lane == MEMX_LANE_ORDERED;
         }
         g_mutex_unlock(&r->lock);
     }

@@ -114,7 +114,8 @@ MEMX_API MemxRegion *memx_region_new(const MemxOptions *options,
 
 /* Stops and forgets a region, and drops its spaces (waits at most 2 s for
  * the servers).  Memory that the region mapped is unmapped; memory that it
- * was given is left unregistered, with whatever pages are local. */
+ * was given is left unregistered, with whatever pages are local.  The caller
+ * holds no lock that the event function takes. */
 MEMX_API void memx_region_free(MemxRegion *region);
 
 MEMX_API void *memx_region_base(MemxRegion *region);

@@ -163,10 +163,10 @@ static void give_way(MemxRegion *r)
         bool now;
 
         g_mutex_lock(&r->lock);
-        now = s->lane[MEMX_LANE_ORDERED].up && s->kept_pages &&
+        now = s->lane[MEMX_LANE_ORDERED].up && s->kept_pages && !s->n_drops &&
               s->free_pages < s->capacity_pages / MEMX_SHORT_PART / 2;
         g_mutex_unlock(&r->lock);
-        if (now && !r->n_drops) {
+        if (now) {
             release_kept(r, s);
         }
     }
@@ -210,7 +210,7 @@ static void slot_refused(MemxRegion *r, MemxSlot *slot, unsigned error)
     if (!release_kept(r, s)) {
         g_mutex_lock(&r->lock);
         if (!s->full_told && s->remote_pages < s->reserved_pages &&
-            !r->n_drops && !r->table.n_trim) {
+            !s->n_drops && !r->table.n_trim) {
             s->full_told = true;
             memx_event_post_locked(r, MEMX_EVENT_POOL_FULL, s->index);
         }
@@ -244,13 +244,16 @@ static void slot_answered(MemxRegion *r, MemxSlot *slot)
 
 static void drop_answered(MemxRegion *r, MemxDrop *drop)
 {
+    MemxServer *s = &r->server[drop->server];
+
     drop->busy = false;
+    s->n_drops--;
     r->n_drops--;
     g_mutex_lock(&r->lock);
     if (drop->call.status || drop->call.reply.error) {
         memx_trim_set(&r->table, drop->chunk);
     } else {
-        r->server[r->table.chunk[drop->chunk].server].full = false;
+        s->full = false;
     }
     g_mutex_unlock(&r->lock);
 }
@@ -279,6 +282,7 @@ static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
         return true;
     }
     drop->chunk = c;
+    drop->server = s->index;
     drop->call = (MemxCall) {
         .request = { .opcode = MEMX_OP_DROP, .group = g, .mask = mask },
         .owner = drop,
@@ -287,8 +291,16 @@ static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
         return false;
     }
     drop->busy = true;
+    s->n_drops++;
     r->n_drops++;
     return true;
+}
+
+/* One that doesn't answer must not take all drops. */
+static bool drops_now(const MemxRegion *r, const MemxServer *s)
+{
+    return s->lane[MEMX_LANE_ORDERED].up && s->health == MEMX_SERVER_UP &&
+           s->n_drops < MEMX_DROPS_MAX * 2 / (r->n_servers + 1);
 }
 
 /* Goes on to the next chunk to trim, unless its server can't be told now.
@@ -301,9 +313,8 @@ static bool trim_next(MemxRegion *r)
     g_mutex_lock(&r->lock);
     c = memx_trim_take(&r->table);
     ok = c != UINT32_MAX && r->table.chunk[c].server != MEMX_SERVER_NONE;
-    if (ok && !r->server[r->table.chunk[c].server]
-               .lane[MEMX_LANE_ORDERED].up) {
-        memx_trim_set(&r->table, c); /* when it is back */
+    if (ok && !drops_now(r, &r->server[r->table.chunk[c].server])) {
+        memx_trim_set(&r->table, c); /* when it answers again */
         ok = false;
     }
     g_mutex_unlock(&r->lock);
@@ -317,20 +328,29 @@ static bool trim_next(MemxRegion *r)
 
 static void trims(MemxRegion *r)
 {
-    unsigned looked_at = 0;
+    for (unsigned looked_at = 0; looked_at < MEMX_DROPS_MAX; looked_at++) {
+        MemxServer *s;
 
-    while (r->n_drops < MEMX_DROPS_MAX && looked_at < MEMX_DROPS_MAX) {
-        if (r->trim_at == r->trim_end) {
-            looked_at++;
-            if (!trim_next(r)) {
-                return;
-            }
-        } else if (!trim_group(r, &r->server[r->table.chunk[r->trim_chunk].server],
-                        r->trim_chunk, r->trim_at++)) {
+        if (r->trim_at == r->trim_end && !trim_next(r)) {
+            return;
+        }
+        s = &r->server[r->table.chunk[r->trim_chunk].server];
+        while (r->trim_at < r->trim_end) {
+            bool ok, wait;
+
             g_mutex_lock(&r->lock);
-            memx_trim_set(&r->table, r->trim_chunk);
+            ok = drops_now(r, s) && r->n_drops < MEMX_DROPS_MAX;
+            wait = s->health == MEMX_SERVER_UP;
             g_mutex_unlock(&r->lock);
-            r->trim_at = r->trim_end;
+            if (!ok && wait) {
+                return; /* goes on here when some were answered */
+            }
+            if (!ok || !trim_group(r, s, r->trim_chunk, r->trim_at++)) {
+                g_mutex_lock(&r->lock);
+                memx_trim_set(&r->table, r->trim_chunk);
+                g_mutex_unlock(&r->lock);
+                r->trim_at = r->trim_end;
+            }
         }
     }
 }
@@ -439,6 +459,17 @@ static int64_t wanted(MemxRegion *r)
     return missing - coming;
 }
 
+/* Frames that wait for prefetch are better given to threads that wait. */
+static bool squeezed(MemxRegion *r)
+{
+    bool yes;
+
+    g_mutex_lock(&r->lock);
+    yes = r->starved || r->held > r->limit;
+    g_mutex_unlock(&r->lock);
+    return yes;
+}
+
 /* Takes out what is wanted.  True: there is more, but not now. */
 static bool evict(MemxRegion *r)
 {
@@ -448,7 +479,7 @@ static bool evict(MemxRegion *r)
 
         if (!r->evicting) {
             r->evicting = true;
-            if (r->starved || r->held > r->limit) {
+            if (squeezed(r)) {
                 memx_evict_free_frames(r, true);
             }
             continue;
@@ -511,14 +542,14 @@ static void lanes(MemxRegion *r)
 
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
-        MemxChannel *before = s->lane[MEMX_LANE_ORDERED].channel;
+        uint64_t before = s->channels;
         MemxCall *call;
 
         while ((call = memx_lane_progress(r, s, MEMX_LANE_ORDERED))) {
             answered(r, call);
         }
         memx_lane_refresh(r, s, MEMX_LANE_ORDERED);
-        if (s->lane[MEMX_LANE_ORDERED].channel != before) {
+        if (s->channels != before) {
             forget_compares(r, s);
         }
         g_mutex_lock(&r->lock);

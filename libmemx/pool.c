@@ -18,7 +18,7 @@
 #include "region.h"
 
 #define CLOSE_MS 2000
-#define RESERVE_MS 5000
+#define RESERVE_MS 2000
 #define GIVE_WAY_MS 3000
 #define GIVE_WAY_POLL_MS 100
 
@@ -28,7 +28,10 @@ static uint64_t need_pages(const MemxRegion *r, uint64_t limit)
     uint64_t size = r->table.n_pages;
     uint64_t staging = (uint64_t)r->staging.n_slots * MEMX_GROUP_PAGES;
 
-    return (size > limit ? size - limit : 0) + MIN(staging, size);
+    /* A server's last group may have room for a part of a slot only. */
+    uint64_t slack = staging + (uint64_t)r->n_servers * MEMX_GROUP_PAGES;
+
+    return (size > limit ? size - limit : 0) + MIN(slack, size);
 }
 
 /* Shares @pages out by @room; false if it isn't enough. */
@@ -158,12 +161,12 @@ static bool open_server(MemxServer *s, unsigned timeout_ms, GError **error)
         open.lane = lane;
         open.flags = lane == MEMX_LANE_ORDERED ? MEMX_OPEN_CREATE : 0;
         open.reserve_pages = open.flags ? s->reserved_pages : 0;
+        s->opened = true; /* also if the answer doesn't reach us */
         channel = memx_peer_connect(s->peer, &open, timeout_ms, -1, &info,
                                     error);
         if (!channel) {
             return false;
         }
-        s->opened = true;
         s->lane[lane].channel = channel;
         s->lane[lane].up = true;
         s->free_pages = info.free_pages;
@@ -243,12 +246,11 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
 }
 
 /* A new ordered lane takes over from the old one, whatever that was doing. */
-static void close_space(MemxServer *s, int64_t deadline_us)
+static void close_space(MemxServer *s, int left_ms)
 {
     MemxCall call = { .request = { .opcode = MEMX_OP_CLOSE } };
     MemxOpen open = s->open;
     MemxPeerInfo info = { 0 };
-    int left_ms = (deadline_us - g_get_monotonic_time()) / 1000;
     MemxChannel *channel;
 
     if (left_ms <= 0) {
@@ -274,7 +276,9 @@ void memx_pool_close(MemxRegion *r)
             g_clear_pointer(&s->lane[lane].channel, memx_channel_close);
         }
         if (s->opened) {
-            close_space(s, deadline_us);
+            /* Each has its part of what is left. */
+            close_space(s, (deadline_us - g_get_monotonic_time()) / 1000 /
+                           (r->n_servers - i));
         }
         memx_peer_free(s->peer);
     }
@@ -302,7 +306,8 @@ static bool reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
         ;
     }
     if (!control->done) {
-        control->abandoned = true;
+        control->abandoned = true; /* and may still be done: count on less */
+        s->reserved_pages = MIN(s->reserved_pages, pages);
         status = -ETIMEDOUT;
         refused = 0;
     } else {
@@ -366,7 +371,9 @@ static bool reserve_all(MemxRegion *r, const uint64_t *pages,
         if (pages[i] != old[i] &&
             !reserve_one(r, &r->server[i], pages[i], error)) {
             for (unsigned k = 0; k < i; k++) {
-                reserve_one(r, &r->server[k], old[k], NULL);
+                if (pages[k] != old[k]) {
+                    reserve_one(r, &r->server[k], old[k], NULL);
+                }
             }
             return false;
         }

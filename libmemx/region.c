@@ -165,6 +165,17 @@ static bool host_swaps(void)
 
 static bool start_threads(MemxRegion *r, GError **error)
 {
+    if (!memx_worker_init(&r->session, error) ||
+        !memx_worker_init(&r->store, error) ||
+        !memx_worker_init(&r->fetch, error) ||
+        !memx_worker_init(&r->faults, error)) {
+        return false;
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (!memx_worker_init(&r->server[i].link, error)) {
+            return false;
+        }
+    }
     if (!memx_worker_start(&r->session, "memx-session", memx_session_thread, r,
                            error) ||
         !memx_worker_start(&r->store, "memx-store", memx_store_thread, r,
@@ -221,6 +232,7 @@ MemxRegion *memx_region_new_over(const MemxOptions *o,
     if (!memx_pool_open(r, o, error) || !start_threads(r, error)) {
         goto fail;
     }
+    g_atomic_int_set(&r->ready, 1);
     return r;
 
 fail:
@@ -259,6 +271,19 @@ void memx_region_free(MemxRegion *r)
     memx_worker_join(&r->store);
     memx_worker_join(&r->faults);
     memx_worker_join(&r->session);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        memx_worker_destroy(&r->server[i].link);
+    }
+    memx_worker_destroy(&r->fetch);
+    memx_worker_destroy(&r->store);
+    memx_worker_destroy(&r->faults);
+    memx_worker_destroy(&r->session);
+    while (r->control) { /* nobody waits any more */
+        MemxControl *control = r->control;
+
+        r->control = control->next;
+        g_free(control);
+    }
     waits = somebody_waits(r);
     memx_pool_close(r);
     /* Closing it unregisters, which would give zeros to whoever waits: the

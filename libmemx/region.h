@@ -114,6 +114,8 @@ typedef struct MemxServer {
 
     /* The store thread's. */
     uint64_t kept_cursor;   /* group at which to look for kept copies */
+    unsigned n_drops;       /* in flight */
+    uint64_t channels;      /* how often its channel came or went */
     MemxCall ping;
 
     MemxWorker link;
@@ -149,6 +151,7 @@ typedef struct MemxControl {
 #define MEMX_DROPS_MAX 64
 typedef struct MemxDrop {
     bool busy;
+    unsigned server;
     uint32_t chunk;
     MemxCall call;
 } MemxDrop;
@@ -186,6 +189,7 @@ struct MemxRegion {
     uint8_t client_id[MEMX_ID_BYTES];
 
     int stop;               /* atomic: threads shall end */
+    int ready;              /* atomic: events may be delivered */
     GMutex resize;          /* one change of the local size at a time; taken
                                before `lock`, held across the network */
 
@@ -261,10 +265,13 @@ static inline bool memx_stopping(const MemxRegion *r)
     return g_atomic_int_get(&r->stop);
 }
 
-/* worker.c: start returns false when there is no descriptor or thread. */
+/* worker.c: first all are made, since they ring each other, then started.
+ * False when there is no descriptor or thread. */
+bool memx_worker_init(MemxWorker *worker, GError **error);
 bool memx_worker_start(MemxWorker *worker, const char *name,
                        GThreadFunc func, void *data, GError **error);
 void memx_worker_join(MemxWorker *worker);
+void memx_worker_destroy(MemxWorker *worker);
 void memx_worker_ring(MemxWorker *worker);    /* Fault path. */
 /* By the worker, when its wake_fd is readable, before it looks. */
 void memx_worker_silence(MemxWorker *worker);
@@ -297,12 +304,13 @@ static inline bool memx_server_has_room(const MemxServer *s)
            s->remote_pages + s->kept_pages + coming <= s->reserved_pages;
 }
 
-/* Does the server take pages now?  One of several may have half of the slots
- * at most, and one that doesn't answer a single one, to try. */
+/* Does the server take pages now?  One of several may have its part of the
+ * slots and a little more, and one that doesn't answer a single one, to try.
+ */
 static inline bool memx_server_stores(const MemxRegion *r,
                                       const MemxServer *s)
 {
-    unsigned most = r->n_servers == 1 ? UINT32_MAX : r->staging.out_max / 2;
+    unsigned most = MAX(1, r->staging.out_max * 2 / (r->n_servers + 1));
 
     return s->lane[MEMX_LANE_ORDERED].up && !s->full &&
            s->health != MEMX_SERVER_EMPTY && memx_server_has_room(s) &&

@@ -160,7 +160,9 @@ void *memx_session_thread(void *opaque)
             age_locked(r);
         }
         g_mutex_unlock(&r->lock);
-        deliver(r);
+        if (g_atomic_int_get(&r->ready)) {
+            deliver(r);
+        }
     }
     return NULL;
 }

@@ -87,6 +87,7 @@ MemxSlot *memx_staging_take(MemxStaging *st, uint64_t group, bool out)
     slot->state = out ? MEMX_SLOT_TAKING : MEMX_SLOT_FETCHING;
     slot->group = group;
     slot->staged = slot->mask = 0;
+    slot->asked = slot->sending = slot->sent = 0;
     slot->users = 0;
     slot->prepared = false;
     slot->next = st->hash[h];

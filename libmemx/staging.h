@@ -49,7 +49,7 @@ typedef struct MemxSlot {
     uint64_t group;
     uint64_t frames;     /* pages of the slot that have a frame */
     uint64_t staged;     /* out: pages whose last content is here */
-    uint64_t mask;       /* in: pages that are asked for */
+    uint64_t mask;       /* in: pages asked for; out: pages to take */
     unsigned users;      /* out: faults that copy from it */
     int next;            /* in its hash list or the free list; -1: end */
 

@@ -68,9 +68,11 @@ int memx_tcp_next(MemxChannel *channel, MemxRequest *request, void *body)
     ch->tcp.pos += MEMX_REQUEST_BYTES;
     *request = ch->request;
     if (r < 0) {
-        /* A reply may still say so, if the id is known. */
+        /* A reply may still say so, if the id is known: the stream stays
+         * open for it. */
         ch->malformed = ch->request.opcode != 0;
-        return memx_tcp_die(&ch->tcp, r);
+        channel->status = r;
+        return r;
     }
     r = need(ch, request->body_bytes);
     if (r < 0) {

@@ -10,27 +10,29 @@
 #include <unistd.h>
 #include "region.h"
 
+bool memx_worker_init(MemxWorker *w, GError **error)
+{
+    w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (w->wake_fd < 0) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "cannot create an eventfd: %s", g_strerror(errno));
+        w->wake_fd = 0;
+        return false;
+    }
+    return true;
+}
+
 bool memx_worker_start(MemxWorker *w, const char *name, GThreadFunc func,
                        void *data, GError **error)
 {
     sigset_t all, old;
 
-    w->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (w->wake_fd < 0) {
-        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
-                    "cannot create an eventfd: %s", g_strerror(errno));
-        return false;
-    }
     /* The program's signals are for its own threads. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     w->thread = g_thread_try_new(name, func, data, error);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (!w->thread) {
-        close(w->wake_fd);
-        return false;
-    }
-    return true;
+    return w->thread;
 }
 
 void memx_worker_join(MemxWorker *w)
@@ -39,7 +41,14 @@ void memx_worker_join(MemxWorker *w)
         memx_worker_ring(w);
         g_thread_join(w->thread);
         w->thread = NULL;
+    }
+}
+
+void memx_worker_destroy(MemxWorker *w)
+{
+    if (w->wake_fd) {
         close(w->wake_fd);
+        w->wake_fd = 0;
     }
 }
 
