@@ -28,6 +28,8 @@ int memx_lane_submit(MemxRegion *r, MemxServer *s, MemxLane lane,
         }
         l->submitted++;
         g_mutex_unlock(&r->lock);
+    } else {
+        memx_channel_shutdown(l->channel); /* so that poll() tells us */
     }
     return err;
 }

@@ -93,7 +93,6 @@ static void tcp_listener_close(MemxListener *listener)
 
 int memx_tcp_die(TcpChannel *ch, int status)
 {
-    shutdown(ch->fd, SHUT_RDWR); /* so that poll() tells the owner */
     if (!ch->base.status) {
         ch->base.status = status;
     }
