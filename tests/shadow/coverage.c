@@ -56,6 +56,22 @@ Fault coverage_fault(void)
     return atomic_load(&current);
 }
 
+uint64_t coverage_moved_pages(void)
+{
+    static const MemxTransition move[] = {
+        MEMX_LOCAL_TO_STAGED, MEMX_KEPT_TO_STAGED, MEMX_STAGED_UNDONE,
+        MEMX_REMOTE_PREFETCHED,
+    };
+    uint64_t sum = 0;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(move); i++) {
+        for (unsigned f = 0; f < N_FAULTS; f++) {
+            sum += atomic_load(&count[move[i]][f]);
+        }
+    }
+    return sum;
+}
+
 /*
  * Must the cell be filled?  Not where it can't be, or where chance decides:
  * - without copies, whatever needs one;

@@ -29,6 +29,9 @@ extern const char *const fault_names[N_FAULTS];
 void coverage_set_fault(Fault fault);
 Fault coverage_fault(void);
 
+/* How many pages went from the region to staging or back, until now. */
+uint64_t coverage_moved_pages(void);
+
 /* Prints the table; columns are those of @faults (a bit each).  Returns how
  * many cells that must not be empty are. */
 unsigned coverage_print(unsigned faults, bool copies_kept);

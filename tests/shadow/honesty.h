@@ -11,8 +11,9 @@ typedef struct Honesty Honesty;
 
 /* Samples until honesty_stop(), in a thread of its own. */
 Honesty *honesty_start(MemxRegion *region, uint64_t bound_bytes);
-/* What is allowed from now on; a smaller one, once it was reached. */
-void honesty_set_bound(Honesty *honesty, uint64_t bound_bytes);
+/* Before the local size is set; and once a smaller one was reached. */
+void honesty_raise_bound(Honesty *honesty, uint64_t bound_bytes);
+void honesty_lower_bound(Honesty *honesty, uint64_t bound_bytes);
 /* Prints the worst that was seen; false if it was too much. */
 bool honesty_stop(Honesty *honesty);
 

@@ -152,7 +152,7 @@ static void lower_bound_when_reached(Workers *all)
 
     memx_region_stats(all->region, &stats);
     if (stats.local_bytes <= stats.local_limit_bytes) {
-        honesty_set_bound(all->honesty, stats.local_limit_bytes);
+        honesty_lower_bound(all->honesty, stats.local_limit_bytes);
     }
 }
 
@@ -166,9 +166,7 @@ static void resize(Worker *w)
     MemxStats before, after;
 
     memx_region_stats(all->region, &before);
-    if (local > before.local_limit_bytes) {
-        honesty_set_bound(all->honesty, local);
-    }
+    honesty_raise_bound(all->honesty, local);
     if (memx_region_set_local_bytes(all->region, local, &error)) {
         all->resized++;
         return;
