@@ -19,7 +19,6 @@
 #include <sys/mman.h>
 #include "crypto/secret.h"
 #include "exec/memory.h"
-#include "hw/qdev-core.h"
 #include "qapi/error.h"
 #include "qapi/qapi-builtin-visit.h"
 #include "qapi/visitor.h"
@@ -214,11 +213,6 @@ static void memx_backend_complete(UserCreatable *uc, Error **errp)
                    "the like): remove it, or use another memory backend");
         goto fail;
     }
-    if (phase_check(PHASE_MACHINE_READY)) {
-        /* Memory deleted just now may wait for an RCU grace period before
-         * its region ends and gives room on the servers back. */
-        drain_call_rcu();
-    }
     parent_complete(uc, errp);
     if (!*errp && memx_backend_start(b, errp)) {
         return;
@@ -408,6 +402,18 @@ static void memx_backend_class_properties(ObjectClass *oc)
 
 /* --- the object -------------------------------------------------------- */
 
+/*
+ * object-del.  Views of guest memory of which this was a part until just now
+ * keep a reference for an RCU grace period: let them go, so that the region
+ * has ended, and given back its room on the servers, when object-del answers.
+ */
+static void memx_backend_unparent(Object *obj)
+{
+    if (MEMORY_BACKEND_MEMX(obj)->region) {
+        drain_call_rcu();
+    }
+}
+
 static void memx_backend_instance_init(Object *obj)
 {
     MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
@@ -435,6 +441,7 @@ static void memx_backend_class_init(ObjectClass *oc, MemxClassData *data)
 {
     UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
 
+    oc->unparent = memx_backend_unparent;
     MEMORY_BACKEND_CLASS(oc)->alloc = memx_backend_alloc;
     parent_complete = ucc->complete;
     ucc->complete = memx_backend_complete;

@@ -85,7 +85,6 @@ static void memx_set_stalled(MemxBackend *b, bool stalled)
     WITH_QEMU_LOCK_GUARD(&memx_backends_lock) {
         b->stalled = stalled;
     }
-    memx_schedule_run_state();
 }
 
 static void memx_set_broken(MemxBackend *b)
@@ -93,7 +92,6 @@ static void memx_set_broken(MemxBackend *b)
     WITH_QEMU_LOCK_GUARD(&memx_backends_lock) {
         b->broken = true;
     }
-    memx_schedule_run_state();
 }
 
 static void memx_report(const MemxBackend *b, const MemxEvent *e)
@@ -112,6 +110,7 @@ static void memx_report(const MemxBackend *b, const MemxEvent *e)
     }
 }
 
+/* query-memx knows before the event is out; the VM's own events follow. */
 void memx_backend_event(const MemxEvent *e, void *opaque)
 {
     MemxBackend *b = opaque;
@@ -141,21 +140,24 @@ void memx_backend_event(const MemxEvent *e, void *opaque)
         break;
     case MEMX_EVENT_STALLED:
         trace_memx_stalled(b->id, server);
+        memx_set_stalled(b, true);
         qapi_event_send_memx_stalled(b->id, e->server, e->remote_bytes,
                                      e->message);
-        memx_set_stalled(b, true);
+        memx_schedule_run_state();
         break;
     case MEMX_EVENT_RESUMED:
         trace_memx_resumed(b->id);
+        memx_set_stalled(b, false);
         qapi_event_send_memx_resumed(b->id, e->server, e->remote_bytes,
                                      e->message);
-        memx_set_stalled(b, false);
+        memx_schedule_run_state();
         break;
     case MEMX_EVENT_BUG:
         trace_memx_bug(b->id, e->message);
+        memx_set_broken(b);
         qapi_event_send_memx_bug(b->id, e->server, e->remote_bytes,
                                  e->message);
-        memx_set_broken(b);
+        memx_schedule_run_state();
         break;
     }
 }

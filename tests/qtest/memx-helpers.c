@@ -228,6 +228,14 @@ QDict *memx_query(QTestState *vm, const char *id)
     return find_backend(memx_oob(vm, "query-memx"), id);
 }
 
+void memx_assert_none(QTestState *vm)
+{
+    QDict *response = memx_oob(vm, "query-memx");
+
+    g_assert_true(qlist_empty(qdict_get_qlist(response, "return")));
+    qobject_unref(response);
+}
+
 QDict *memx_oob(QTestState *vm, const char *command)
 {
     g_autofree char *tag = g_strdup_printf("oob-%s", command);

@@ -52,6 +52,9 @@ uint64_t memx_query_number(QTestState *vm, const char *id, const char *path);
 void memx_wait_number(QTestState *vm, const char *id, const char *path,
                       uint64_t minimum, uint64_t maximum);
 
+/* query-memx lists nothing. */
+void memx_assert_none(QTestState *vm);
+
 /* An out-of-band command, with what its answer must hold. */
 QDict *memx_oob(QTestState *vm, const char *command);
 

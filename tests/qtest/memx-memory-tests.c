@@ -141,6 +141,7 @@ static void test_dimm(void)
         qtest_qmp_eventwait(vm, "DEVICE_DELETED");
         qtest_qmp_assert_success(vm,
             "{ 'execute': 'object-del', 'arguments': { 'id': 'm0' } }");
+        memx_assert_none(vm);
     }
     qtest_quit(vm);
     memx_server_free(server);
