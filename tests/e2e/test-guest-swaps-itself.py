@@ -8,10 +8,10 @@ from memxlib import e2e
 
 
 def test(t):
-    vm = t.vm(size="256M", local="64M", servers=t.memservers(2),
+    vm = t.vm(size="192M", local="64M", servers=t.memservers(2),
               extra=t.disk("512M"))
     vm.guest.run("mkswap /dev/vda && swapon /dev/vda")
-    load = vm.guest.load("--mbytes 320 --hot-percent 30")
+    load = vm.guest.load("--mbytes 200 --hot-percent 30")
     ticker = vm.guest.start("ticker")
     for _ in range(3):
         load.wait_progress()

@@ -12,8 +12,8 @@ def test(t):
     vm = t.vm(size="320M", local="80M", servers=servers,
               extra=t.disk("64M", aio="native"),
               memx={"server_timeout": 2})
-    load = vm.guest.load("--percent 70 --disk /dev/vda --disk-percent 100 "
-                         "--threads 1")
+    options = "--percent 70 --disk /dev/vda --disk-percent 100 --threads 1"
+    load = vm.guest.load(options)
     load.wait_progress()
     servers[0].pause()
     pending = []
@@ -38,10 +38,9 @@ def test(t):
     load.wait_progress()
     load.finish()
 
+    load = vm.guest.load(options)
+    load.wait_progress()
     servers[0].pause()
-    vm.guest.start("memverify --percent 70 --disk /dev/vda "
-                   "--disk-percent 100 --threads 1")
-    pending.clear()
     wait_until("the main loop waits again", main_loop_waits, 60)
     vm.qmp.send("memx-abandon", oob=True)
     status = vm.process.wait_exit(20)

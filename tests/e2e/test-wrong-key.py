@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A server with a key admits nobody without it, or with another one."""
 
+import os
+
 from memxlib import e2e
 from memxlib.vm import memx_object
 from memxlib.wait import check
@@ -11,6 +13,7 @@ def write_key(t, name, text):
     path = t.log_path(name)
     with open(path, "w", encoding="ascii") as file:
         file.write(text)
+    os.chmod(path, 0o600)
     return path
 
 

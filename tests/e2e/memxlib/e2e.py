@@ -83,15 +83,15 @@ class Test:
     # --- programs and files
 
     def binary(self, name):
-        path = os.path.join(BUILD, "bin", name)
+        # MEMX_BIN: programs of another build, while they are developed
+        path = os.path.join(os.environ.get("MEMX_BIN")
+                            or os.path.join(BUILD, "bin"), name)
         if not os.access(path, os.X_OK):
             raise Failure(f"{path} is missing: run scripts/build")
         return path
 
     def qemu(self):
-        """MEMX_QEMU names another one, for developing tests."""
-        return os.environ.get("MEMX_QEMU") or self.binary(
-            "qemu-system-x86_64")
+        return self.binary("qemu-system-x86_64")
 
     def guest_file(self, name):
         path = os.path.join(BUILD, "guest", name)
