@@ -167,15 +167,21 @@ int memx_place_locked(MemxRegion *r, uint32_t chunk)
     return best;
 }
 
+/* What is to be delivered is a state, not a queue: nothing can overflow, and
+ * what has been overtaken is not said any more. */
 void memx_event_post_locked(MemxRegion *r, MemxEventType type, int server)
 {
-    unsigned at = (r->queue_head + r->queue_n) % MEMX_EVENT_QUEUE;
+    uint32_t bit = 1u << (server < 0 ? MEMX_EVENT_NO_SERVER : server);
 
-    if (r->queue_n < MEMX_EVENT_QUEUE) {
-        r->queue[at] = (MemxQueuedEvent) { type, server };
-        r->queue_n++;
-        memx_worker_ring(&r->session);
+    r->events[type] |= bit;
+    if (type == MEMX_EVENT_SERVER_LOST || type == MEMX_EVENT_SERVER_EMPTY) {
+        r->events[MEMX_EVENT_SERVER_BACK] &= ~bit;
+    } else if (type == MEMX_EVENT_SERVER_BACK) {
+        r->events[MEMX_EVENT_SERVER_EMPTY] &= ~bit;
+    } else if (type == MEMX_EVENT_STALLED) {
+        r->events[MEMX_EVENT_RESUMED] = 0;
     }
+    memx_worker_ring(&r->session);
 }
 
 void memx_wake_chunk(MemxRegion *r, uint32_t chunk)

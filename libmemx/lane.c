@@ -67,7 +67,9 @@ void memx_lane_close(MemxRegion *r, MemxServer *s, MemxLane lane)
         memx_channel_close(l->channel);
         l->channel = NULL;
     }
-    s->channels += lane == MEMX_LANE_ORDERED;
+    if (lane == MEMX_LANE_ORDERED) {
+        s->channels++; /* the store thread's alone */
+    }
     g_mutex_lock(&r->lock);
     l->up = false;
     l->in_flight = 0;
@@ -91,7 +93,9 @@ bool memx_lane_refresh(MemxRegion *r, MemxServer *s, MemxLane lane)
             l->up = true;
             l->submitted = l->completed = 0;
             fresh = true;
-            s->channels += lane == MEMX_LANE_ORDERED;
+            if (lane == MEMX_LANE_ORDERED) {
+                s->channels++;
+            }
         }
         g_mutex_unlock(&r->lock);
     }

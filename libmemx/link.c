@@ -29,7 +29,14 @@
 static uint64_t void_copies(MemxRegion *r, MemxServer *s)
 {
     MemxPageTable *t = &r->table;
-    uint64_t lost = 0;
+    uint64_t lost = 0, held;
+
+    g_mutex_lock(&r->lock);
+    held = s->remote_pages + s->kept_pages;
+    g_mutex_unlock(&r->lock);
+    if (!held) {
+        return 0;
+    }
 
     for (uint64_t from = 0; from < t->n_groups; from += VOID_SLICE_GROUPS) {
         uint64_t end = MIN(from + VOID_SLICE_GROUPS, t->n_groups);

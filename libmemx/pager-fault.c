@@ -384,12 +384,15 @@ static void fault_install(MemxRegion *r, MemxFault *f)
         latency_record(r, memx_now_ns() - f->start_ns);
     } else {
         memx_budget_give_locked(r, 1); /* prefetch was faster */
+        if (n == -ENOMEM) {
+            memx_starve_locked(r);
+        }
     }
     memx_installing_end_locked(r, c);
     r->table.chunk[c].fetching--;
     fault_put(r, f);
     g_mutex_unlock(&r->lock);
-    if (n != MEMX_PAGE_BYTES) {
+    if (n != MEMX_PAGE_BYTES && n != -ENOMEM) {
         wake_page(r, page);
     }
 }
@@ -401,9 +404,11 @@ static void fault_install(MemxRegion *r, MemxFault *f)
  */
 static void fault_refused(MemxRegion *r, MemxServer *s, unsigned error)
 {
-    if (error == MEMX_ERR_NOT_HELD && s->health != MEMX_SERVER_EMPTY) {
-        s->health = MEMX_SERVER_EMPTY;
-        memx_event_post_locked(r, MEMX_EVENT_SERVER_EMPTY, s->index);
+    if (error == MEMX_ERR_NOT_HELD) {
+        if (s->health != MEMX_SERVER_EMPTY) {
+            s->health = MEMX_SERVER_EMPTY;
+            memx_event_post_locked(r, MEMX_EVENT_SERVER_EMPTY, s->index);
+        }
     } else {
         memx_channel_shutdown(s->lane[MEMX_LANE_FAULT].channel);
     }

@@ -37,6 +37,7 @@
 #define KEPT_RELEASE_PAGES 512
 #define IDLE_MS 200
 #define RETRY_MS 5
+#define PINNED_MAX 16
 
 static void pack_hashes(MemxSlot *slot, uint64_t mask)
 {
@@ -133,8 +134,12 @@ static bool release_kept(MemxRegion *r, MemxServer *s)
 {
     MemxPageTable *t = &r->table;
     unsigned released = 0;
+    uint64_t kept_pages;
 
-    for (uint64_t seen = 0; seen < t->n_groups &&
+    g_mutex_lock(&r->lock);
+    kept_pages = s->kept_pages;
+    g_mutex_unlock(&r->lock);
+    for (uint64_t seen = 0; seen < t->n_groups && released < kept_pages &&
          released < KEPT_RELEASE_PAGES; seen += KEPT_SLICE_GROUPS) {
         g_mutex_lock(&r->lock);
         for (unsigned i = 0; i < KEPT_SLICE_GROUPS; i++) {
@@ -303,18 +308,21 @@ static bool drops_now(const MemxRegion *r, const MemxServer *s)
            s->n_drops < MEMX_DROPS_MAX * 2 / (r->n_servers + 1);
 }
 
-/* Goes on to the next chunk to trim, unless its server can't be told now.
- * False: there is none. */
-static bool trim_next(MemxRegion *r)
+/* Goes on to the next chunk to trim; one whose server can't be told now is
+ * put back, and left in *put_back.  False: there is none. */
+static bool trim_next(MemxRegion *r, uint32_t *put_back)
 {
     uint32_t c;
     bool ok;
+
+    *put_back = MEMX_CHUNK_NONE;
 
     g_mutex_lock(&r->lock);
     c = memx_trim_take(&r->table);
     ok = c != UINT32_MAX && r->table.chunk[c].server != MEMX_SERVER_NONE;
     if (ok && !drops_now(r, &r->server[r->table.chunk[c].server])) {
         memx_trim_set(&r->table, c); /* when it answers again */
+        *put_back = c;
         ok = false;
     }
     g_mutex_unlock(&r->lock);
@@ -326,33 +334,47 @@ static bool trim_next(MemxRegion *r)
     return c != UINT32_MAX;
 }
 
-static void trims(MemxRegion *r)
+/* The rest of the current chunk.  False: no more drops may go out now. */
+static bool trim_rest(MemxRegion *r)
 {
-    for (unsigned looked_at = 0; looked_at < MEMX_DROPS_MAX; looked_at++) {
-        MemxServer *s;
+    MemxServer *s = &r->server[r->table.chunk[r->trim_chunk].server];
 
-        if (r->trim_at == r->trim_end && !trim_next(r)) {
-            return;
+    while (r->trim_at < r->trim_end) {
+        bool ok, wait;
+
+        g_mutex_lock(&r->lock);
+        ok = drops_now(r, s) && r->n_drops < MEMX_DROPS_MAX;
+        wait = s->health == MEMX_SERVER_UP;
+        g_mutex_unlock(&r->lock);
+        if (!ok && wait) {
+            return false; /* goes on here when some were answered */
         }
-        s = &r->server[r->table.chunk[r->trim_chunk].server];
-        while (r->trim_at < r->trim_end) {
-            bool ok, wait;
-
+        if (!ok || !trim_group(r, s, r->trim_chunk, r->trim_at++)) {
             g_mutex_lock(&r->lock);
-            ok = drops_now(r, s) && r->n_drops < MEMX_DROPS_MAX;
-            wait = s->health == MEMX_SERVER_UP;
+            memx_trim_set(&r->table, r->trim_chunk);
             g_mutex_unlock(&r->lock);
-            if (!ok && wait) {
-                return; /* goes on here when some were answered */
-            }
-            if (!ok || !trim_group(r, s, r->trim_chunk, r->trim_at++)) {
-                g_mutex_lock(&r->lock);
-                memx_trim_set(&r->table, r->trim_chunk);
-                g_mutex_unlock(&r->lock);
-                r->trim_at = r->trim_end;
-            }
+            r->trim_at = r->trim_end;
         }
     }
+    return true;
+}
+
+static void trims(MemxRegion *r)
+{
+    uint32_t put_back = MEMX_CHUNK_NONE;
+    uint32_t c = MEMX_CHUNK_NONE;
+
+    do {
+        if (r->trim_at < r->trim_end && !trim_rest(r)) {
+            return;
+        }
+        /* Round once past those whose servers can't be told. */
+        if (put_back == MEMX_CHUNK_NONE) {
+            put_back = c;
+        } else if (c == put_back) {
+            return;
+        }
+    } while (trim_next(r, &c));
 }
 
 static void control_done(MemxRegion *r, MemxControl *control, int status,
@@ -470,37 +492,6 @@ static bool squeezed(MemxRegion *r)
     return yes;
 }
 
-/* Takes out what is wanted.  True: there is more, but not now. */
-static bool evict(MemxRegion *r)
-{
-    while (wanted(r) > 0) {
-        MemxSlot *slot;
-        bool nothing;
-
-        if (!r->evicting) {
-            r->evicting = true;
-            if (squeezed(r)) {
-                memx_evict_free_frames(r, true);
-            }
-            continue;
-        }
-        slot = memx_evict_take(r);
-        if (!slot) {
-            return true;
-        }
-        nothing = !slot->frames; /* all pinned */
-        if (!slot_step(r, slot)) {
-            memx_evict_undo(r, slot);
-            return true;
-        }
-        if (nothing || memx_stopping(r)) {
-            return true;
-        }
-    }
-    r->evicting = false;
-    return false;
-}
-
 /* Room again: those who waited for it fault again. */
 static void feed_starved(MemxRegion *r)
 {
@@ -519,6 +510,36 @@ static void feed_starved(MemxRegion *r)
     if (wake) {
         memx_wake_all(r);
     }
+}
+
+/* Takes out what is wanted.  True: there is more, but not now. */
+static bool evict(MemxRegion *r)
+{
+    unsigned nothing = 0;
+
+    while (wanted(r) > 0) {
+        MemxSlot *slot;
+
+        if (squeezed(r) && memx_evict_free_frames(r, true)) {
+            continue;
+        }
+        r->evicting = true;
+        slot = memx_evict_take(r);
+        if (!slot) {
+            return true;
+        }
+        nothing += !slot->frames; /* all pinned */
+        if (!slot_step(r, slot)) {
+            memx_evict_undo(r, slot);
+            return true;
+        }
+        if (nothing == PINNED_MAX || memx_stopping(r)) {
+            return true;
+        }
+        feed_starved(r);
+    }
+    r->evicting = false;
+    return false;
 }
 
 /* The channel is gone, and with it perhaps what the server compared. */

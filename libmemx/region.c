@@ -11,6 +11,8 @@
 #include "region.h"
 #include "uffd.h"
 
+#define SIZE_MIN (2ull << 20)
+#define SIZE_MAX_BYTES (1ull << 48)
 #define SLOTS_MIN 8
 #define SLOTS_MAX 96
 #define CHUNKS_LOCAL_MIN 16
@@ -52,10 +54,10 @@ static bool check_local(uint64_t size, uint64_t chunk, uint64_t local,
 
 static bool check_options(const MemxOptions *o, GError **error)
 {
-    if (!o->size_bytes || o->size_bytes % MEMX_PAGE_BYTES ||
-        o->size_bytes > 1ull << 50) {
+    if (o->size_bytes < SIZE_MIN || o->size_bytes % MEMX_PAGE_BYTES ||
+        o->size_bytes > SIZE_MAX_BYTES) {
         return invalid(error, "size %" G_GUINT64_FORMAT " must be a multiple "
-                       "of 4096, at most 1 PiB", o->size_bytes);
+                       "of 4096 from 2 MiB to 256 TiB", o->size_bytes);
     }
     if (o->chunk_bytes < MEMX_GROUP_BYTES || o->chunk_bytes > 64 << 20 ||
         o->chunk_bytes & (o->chunk_bytes - 1)) {

@@ -52,7 +52,6 @@
 
 #define MEMX_FAULTS_MAX 64      /* pages that waiting threads fetch at once */
 #define MEMX_PREFETCH_QUEUE 256
-#define MEMX_EVENT_QUEUE 64
 #define MEMX_PERIOD_NS 1000000000ull /* of ageing */
 #define MEMX_STALL_NS 2000000000ull  /* without an answer: health is stalled */
 #define MEMX_PING_NS 1000000000ull   /* an idle server is asked so often */
@@ -156,10 +155,9 @@ typedef struct MemxDrop {
     MemxCall call;
 } MemxDrop;
 
-typedef struct MemxQueuedEvent {
-    MemxEventType type;
-    int server;             /* or -1 */
-} MemxQueuedEvent;
+/* A bit in MemxRegion.events: of the server with this index, or of none. */
+#define MEMX_EVENT_TYPES (MEMX_EVENT_BUG + 1)
+#define MEMX_EVENT_NO_SERVER 31
 
 typedef struct MemxCounters {
     uint64_t first_touch, remote, staged, starved;
@@ -211,8 +209,7 @@ struct MemxRegion {
     MemxPrefetch prefetch[MEMX_PREFETCH_QUEUE];
     unsigned prefetch_head, prefetch_n;
     MemxControl *control;
-    MemxQueuedEvent queue[MEMX_EVENT_QUEUE];
-    unsigned queue_head, queue_n;
+    uint32_t events[MEMX_EVENT_TYPES]; /* to be delivered: a bit a server */
     MemxCounters count;
     uint64_t fault_busy;    /* a bit per fault[]: in flight */
     uint64_t fault_page[MEMX_FAULTS_MAX];

@@ -2,8 +2,8 @@
  * The session thread: the clock and the event function.
  *
  * Four times a second it looks whether a thread has waited too long, and
- * every period it ages the history.  Events of all threads go through a ring
- * to this one, so that they come in order and from a thread that may block.
+ * every period it ages the history.  The other threads leave their events to
+ * this one, which may block in the event function.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -71,10 +71,10 @@ static void age_locked(MemxRegion *r)
     }
 }
 
-static char *describe(MemxRegion *r, const MemxQueuedEvent *e,
-                      const char *server, uint64_t mib)
+static char *describe(MemxRegion *r, MemxEventType type, const char *server,
+                      uint64_t mib)
 {
-    switch (e->type) {
+    switch (type) {
     case MEMX_EVENT_SERVER_LOST:
         return g_strdup_printf("memory server %s is lost; it alone holds %"
                                PRIu64 " MiB; trying to reach it again",
@@ -105,33 +105,52 @@ static char *describe(MemxRegion *r, const MemxQueuedEvent *e,
     }
 }
 
+/* The next event to say, in an order in which they make sense. */
+static bool take_event(MemxRegion *r, MemxEventType *type, int *server)
+{
+    static const MemxEventType order[] = {
+        MEMX_EVENT_SERVER_LOST, MEMX_EVENT_SERVER_EMPTY,
+        MEMX_EVENT_SERVER_BACK, MEMX_EVENT_POOL_FULL, MEMX_EVENT_STALLED,
+        MEMX_EVENT_RESUMED, MEMX_EVENT_BUG,
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(order); i++) {
+        uint32_t *bits = &r->events[order[i]];
+
+        if (*bits) {
+            int bit = __builtin_ctz(*bits);
+
+            *bits &= *bits - 1;
+            *type = order[i];
+            *server = bit == MEMX_EVENT_NO_SERVER ? -1 : bit;
+            return true;
+        }
+    }
+    return false;
+}
+
 static void deliver(MemxRegion *r)
 {
     for (;;) {
         g_autofree char *text = NULL;
-        MemxQueuedEvent e;
+        MemxEvent event = { 0 };
         MemxServer *s = NULL;
-        MemxEvent event;
+        int server;
+        bool any;
 
         g_mutex_lock(&r->lock);
-        if (!r->queue_n) {
-            g_mutex_unlock(&r->lock);
+        any = take_event(r, &event.type, &server);
+        if (any && server >= 0) {
+            s = &r->server[server];
+            event.server = s->peer->address;
+            event.remote_bytes = s->remote_pages * MEMX_PAGE_BYTES;
+        }
+        g_mutex_unlock(&r->lock);
+        if (!any) {
             return;
         }
-        e = r->queue[r->queue_head];
-        r->queue_head = (r->queue_head + 1) % MEMX_EVENT_QUEUE;
-        r->queue_n--;
-        if (e.server >= 0) {
-            s = &r->server[e.server];
-        }
-        event = (MemxEvent) {
-            .type = e.type,
-            .server = s ? s->peer->address : NULL,
-            .remote_bytes = s ? s->remote_pages * MEMX_PAGE_BYTES : 0,
-        };
-        g_mutex_unlock(&r->lock);
         if (r->event) {
-            text = describe(r, &e, s ? s->peer->address : "(none)",
+            text = describe(r, event.type, s ? event.server : "(none)",
                             event.remote_bytes >> 20);
             event.message = text;
             r->event(&event, r->opaque);
