@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "bench.h"
+#include "pattern.h"
 #include "raw-tcp.h"
 
 #include <arpa/inet.h>
@@ -17,7 +18,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MEMORY_BYTES (64u << 20)
+/* As much as the regions that are measured: what is sent comes from memory,
+ * not from a cache, as whatever a memory server sends. */
+#define MEMORY_BYTES (512u << 20)
 #define DEPTH 4             /* requests in flight while streaming */
 
 typedef enum Operation { OPERATION_GET = 1, OPERATION_PUT } Operation;
@@ -101,8 +104,8 @@ static int request(int fd, Operation operation, uint32_t bytes,
 {
     Request r = { operation, bytes, 0, { 0 } };
 
-    /* Other memory each time, as with random pages. */
-    r.offset = number * 2654435761u % (MEMORY_BYTES - bytes) & ~4095ull;
+    /* Another page each time, in no order that hardware could foresee. */
+    r.offset = pattern_mix(number) % (MEMORY_BYTES - bytes) & ~4095ull;
     return write_all(fd, &r, sizeof r);
 }
 
