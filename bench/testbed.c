@@ -21,7 +21,7 @@ static Child *start_server(Testbed *testbed, const char *const *argv,
     pin_thread(testbed->pinning.server_cpu);
     child = child_start(argv, CHILD_STDERR, error);
     pin_thread(CPU_ANY);
-    link_leave(testbed->link);
+    link_enter(testbed->link, LINK_CLIENT);
     if (!child) {
         return NULL;
     }
@@ -75,9 +75,7 @@ static bool start_raw_server(Testbed *testbed, const Options *options,
     if (!testbed->raw_server) {
         return false;
     }
-    link_enter(testbed->link, LINK_CLIENT);
     testbed->raw_fd = raw_tcp_connect(address, error);
-    link_leave(testbed->link);
     return testbed->raw_fd >= 0;
 }
 
@@ -122,6 +120,7 @@ void testbed_free(Testbed *testbed)
     if (testbed->directory) {
         guard_undo(testbed->directory_guard);
     }
+    link_leave(testbed->link);
     g_free(testbed->directory);
     g_free(testbed->memserver_address);
     g_free(testbed);
@@ -141,11 +140,9 @@ MemxRegion *testbed_region_new(Testbed *testbed, uint64_t size_bytes,
     options.keep_copies = keep;
     options.vm_name = "memx-bench";
     options.region_name = "bench";
-    /* The region's threads inherit both. */
-    link_enter(testbed->link, LINK_CLIENT);
+    /* The region's threads inherit it. */
     pin_thread(testbed->pinning.engine_cpu);
     region = memx_region_new(&options, error);
     pin_thread(CPU_ANY);
-    link_leave(testbed->link);
     return region;
 }

@@ -25,7 +25,9 @@ typedef struct Testbed {
     Child *raw_server;
 } Testbed;
 
-/* @link stays the caller's.  The main thread only, unpinned afterwards. */
+/* @link stays the caller's.  For the main thread, which is unpinned after it,
+ * and at the client's side of the link until testbed_free(): the engine makes
+ * connections on its caller's thread, too. */
 Testbed *testbed_new(const Options *options, PinningKind pinning,
                      const Link *link, uint64_t capacity_bytes,
                      GError **error);
