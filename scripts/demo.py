@@ -109,21 +109,22 @@ class Progress:
             print("\r\033[K", end="", flush=True)
 
 
-def memx_line(backend, faults_per_s):
+def memx_line(backend, faults_per_s=None):
     latency = backend["fetch-latency"]
+    rate = "" if faults_per_s is None else f"{faults_per_s:,.0f} faults/s, "
     return (f"    local {backend['local'] >> 20} MiB, "
             f"remote {backend['remote'] >> 20} MiB, "
             f"never written {backend['never-written'] >> 20} MiB; "
-            f"{faults_per_s:,.0f} faults/s, fetch "
-            f"p50 {latency['p50'] / 1000:,.0f} us "
+            f"{rate}fetch p50 {latency['p50'] / 1000:,.0f} us "
             f"p99 {latency['p99'] / 1000:,.0f} us")
 
 
 class Run:
     """The guest does its work once; keeps what there is to tell of it."""
 
-    def __init__(self, t, label, expected, **options):
+    def __init__(self, t, label, expected, is_small=False, **options):
         self.label = label
+        self.is_small = is_small  # the host gives it less than it needs
         self.memx = None
         print(f"\n{label}", flush=True)
         self._vm = t.vm(size=f"{GUEST_MIB}M", name=re.sub(
@@ -172,40 +173,38 @@ class Run:
         return memx_line(backend, (count - old_count) / (now - before))
 
 
-class SwapFile:
+def add_swap_file(t, mib):
     """A swap file of our own, preferred to all other swap."""
-
-    def __init__(self, t, mib):
-        self._path = os.path.join(t.log_dir, "swap")
-        with open(self._path, "wb") as file:
-            os.chmod(self._path, 0o600)
-            t.cleanup(os.unlink, self._path)
+    path = os.path.join(t.log_dir, "swap")
+    with open(path, "wb") as file:
+        os.chmod(path, 0o600)
+        t.cleanup(os.unlink, path)
+        try:
             os.posix_fallocate(file.fileno(), 0, mib * MIB)
-        for command in (["mkswap", self._path],
-                        ["swapon", "-p", "32767", self._path]):
-            try:
-                done = subprocess.run(command, capture_output=True, text=True,
-                                      check=False)
-            except FileNotFoundError as missing:
-                raise Skip(f"{command[0]} is missing") from missing
-            if done.returncode != 0:
-                raise Skip(f"{' '.join(command[:-1])}: {done.stderr.strip()}")
-        t.cleanup(subprocess.run, ["swapoff", self._path])
+        except OSError as error:
+            raise Skip(f"no swap file in {t.log_dir}: {error}") from error
+    for command in (["mkswap", path], ["swapon", "-p", "32767", path]):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True,
+                                  check=False)
+        except FileNotFoundError as missing:
+            raise Skip(f"{command[0]} is missing") from missing
+        if done.returncode != 0:
+            raise Skip(f"{' '.join(command[:-1])}: {done.stderr.strip()}")
+    t.cleanup(subprocess.run, ["swapoff", path])
 
 
 def run_with_swap(t, expected, accel, overhead_bytes):
     """The kernel pages: a memory cgroup as large as what memx holds locally
     plus what QEMU needs for itself, and a swap file."""
-    swap = SwapFile(t, GUEST_MIB)
+    add_swap_file(t, GUEST_MIB)
     cgroup = t.memory_cgroup(LOCAL_MIB * MIB + overhead_bytes, swap=True)
-    run = Run(t, "kernel swap to a file", expected, accel=accel,
-              before_exec=cgroup.enter)
-    del swap
-    return run
+    return Run(t, "kernel swap to a file", expected, is_small=True,
+               accel=accel, before_exec=cgroup.enter)
 
 
 def table(runs, skipped):
-    base = runs[0].seconds
+    base = min(run.seconds for run in runs if not run.is_small)
     print(f"\n{'':32}{'sort':>8} {'slower':>8} {'host memory of guest':>22}")
     for run in runs:
         print(f"{run.label:32}{run.seconds:6.1f} s {run.seconds / base:7.2f}x"
@@ -215,23 +214,25 @@ def table(runs, skipped):
 
 
 def tell_memx(run):
-    backend = run.memx
-    faults, paging = backend["faults"], backend["paging"]
-    print(f"""
-What memx did: {faults['remote']:,} faults had to wait for a server, \
-{faults['staged']:,} found their page on its
-way out, {faults['first-touch']:,} touched new memory; {paging['prefetched']:,} pages \
-came before anybody asked.
-{paging['evicted']:,} pages went out, {paging['evicted-unchanged']:,} of them unchanged and \
-not sent again.""")
-    print(memx_line(backend, 0).replace("0 faults/s, ", "").strip())
+    faults, paging = run.memx["faults"], run.memx["paging"]
+    print("\nWhat memx did")
+    for count, what in (
+            (faults["first-touch"], "faults touched new memory"),
+            (faults["remote"], "faults waited for a memory server"),
+            (faults["staged"], "faults caught their page on its way out"),
+            (paging["prefetched"], "pages came before anybody asked for them"),
+            (paging["evicted"], "pages left the guest,"),
+            (paging["evicted-unchanged"],
+             "  of them unchanged, so they were not sent again")):
+        print(f"{count:12,} {what}")
+    print(memx_line(run.memx))
 
 
 def try_next(t):
     print(f"""
 What to try next
-  build/bin/memserver --listen 127.0.0.1:7701 --capacity 4G \
---control /tmp/m1 &
+  build/bin/memserver --listen 127.0.0.1:7701 --capacity 4G \\
+    --control /tmp/m1 &
   build/bin/memxctl status --control /tmp/m1
   build/bin/qemu-system-x86_64 -machine pc,memory-backend=pc.ram -m 4G \\
     -object memory-backend-memx,id=pc.ram,size=4G,local-size=1G,\\
@@ -257,17 +258,18 @@ def demo(t):
     else:
         skipped.append(("all local, huge pages",
                         "transparent huge pages are off on this host"))
-    runs.append(Run(t, "all local, 4 KiB pages", expected, accel=accel,
-                    before_exec=no_huge_pages))
+    small_pages = Run(t, "all local, 4 KiB pages", expected, accel=accel,
+                      before_exec=no_huge_pages)
+    runs.append(small_pages)
     servers = t.memservers(2, capacity=f"{GUEST_MIB}M")
     memx = Run(t, f"memx, {LOCAL_MIB} MiB local", expected, accel=accel,
-               local=f"{LOCAL_MIB}M", servers=servers)
+               is_small=True, local=f"{LOCAL_MIB}M", servers=servers)
     runs.append(memx)
     for server in servers:
         server.end()
     try:
         runs.append(run_with_swap(t, expected, accel,
-                                  memx.resident.other_peak))
+                                  small_pages.resident.other_peak))
     except Skip as reason:
         skipped.append(("kernel swap to a file", reason))
     table(runs, skipped)
