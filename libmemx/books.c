@@ -94,13 +94,20 @@ void memx_answered_locked(MemxServer *s, unsigned faults)
     }
 }
 
+void memx_changed_locked(MemxRegion *r)
+{
+    if (r->n_waiting) {
+        g_cond_broadcast(&r->changed);
+    }
+}
+
 bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk)
 {
     MemxChunk *c = &r->table.chunk[chunk];
     bool wanted = c->flags & MEMX_CHUNK_WANTED;
 
     c->flags &= ~(MEMX_CHUNK_EXCLUSIVE | MEMX_CHUNK_WANTED);
-    g_cond_broadcast(&r->changed);
+    memx_changed_locked(r);
     return wanted;
 }
 
@@ -110,7 +117,7 @@ void memx_installing_end_locked(MemxRegion *r, uint32_t chunk)
 
     g_assert(c->installing > 0);
     if (!--c->installing) {
-        g_cond_broadcast(&r->changed);
+        memx_changed_locked(r);
     }
 }
 

@@ -35,7 +35,9 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
 
     g_mutex_lock(&r->lock);
     while (chunk->installing || memx_chunk_exclusive(chunk)) {
+        r->n_waiting++;
         g_cond_wait(&r->changed, &r->lock);
+        r->n_waiting--;
     }
     chunk->flags |= MEMX_CHUNK_EXCLUSIVE;
     for (uint64_t g = first / MEMX_GROUP_PAGES; g <= last_group; g++) {

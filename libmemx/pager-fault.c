@@ -28,8 +28,10 @@
 #include <sys/mman.h>
 #include "region.h"
 #include "uffd.h"
+#include "urgent.h"
 
 #define MESSAGES 16
+#define ROUNDS 64 /* without a look at the doorbell */
 
 static void wake_page(MemxRegion *r, uint64_t page)
 {
@@ -453,10 +455,10 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
 }
 
 /* Answers; lanes that broke; lanes that are new.  Those who were left, for
- * want of a lane or of a free request, fault again. */
-static void fault_lanes(MemxRegion *r)
+ * want of a lane or of a free request, fault again.  False: nothing came. */
+static bool fault_lanes(MemxRegion *r)
 {
-    bool wake = false;
+    bool wake = false, any = false;
 
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
@@ -464,6 +466,7 @@ static void fault_lanes(MemxRegion *r)
 
         while ((call = memx_lane_progress(r, s, MEMX_LANE_FAULT))) {
             fault_answered(r, call->owner);
+            any = true;
             wake |= r->faults_full;
         }
         wake |= memx_lane_refresh(r, s, MEMX_LANE_FAULT);
@@ -482,17 +485,32 @@ static void fault_lanes(MemxRegion *r)
         g_mutex_unlock(&r->lock);
         memx_wake_all(r);
     }
+    return any;
+}
+
+static bool fault_messages(MemxRegion *r)
+{
+    struct uffd_msg msg[MESSAGES];
+    int n = memx_uffd_read(r->uffd, msg, MESSAGES);
+    uint64_t now = n > 0 ? memx_now_ns() : 0;
+
+    for (int i = 0; i < n; i++) {
+        if (msg[i].event == UFFD_EVENT_PAGEFAULT) {
+            fault_handle(r, msg[i].arg.pagefault.address, now);
+        }
+    }
+    return n > 0;
 }
 
 void *memx_fault_thread(void *opaque)
 {
     MemxRegion *r = opaque;
     struct pollfd pfd[MEMX_LANE_POLL_MAX + 1];
-    struct uffd_msg msg[MESSAGES];
 
+    memx_thread_urgent();
     while (!memx_stopping(r)) {
         int lanes = memx_lane_poll(r, &r->faults, MEMX_LANE_FAULT, pfd);
-        int n;
+        bool more = false;
 
         pfd[lanes] = (struct pollfd) { .fd = r->uffd, .events = POLLIN };
         poll(pfd, lanes + 1, -1);
@@ -500,22 +518,18 @@ void *memx_fault_thread(void *opaque)
             memx_worker_silence(&r->faults);
         }
         for (int i = 0; i < lanes; i++) {
-            if (pfd[i].revents) {
-                fault_lanes(r);
-                break;
-            }
+            more |= pfd[i].revents != 0;
         }
-        if (!pfd[lanes].revents) {
-            continue;
+        if (more) {
+            fault_lanes(r);
         }
-        n = memx_uffd_read(r->uffd, msg, MESSAGES);
-        if (n > 0) {
-            uint64_t now = memx_now_ns();
-
-            for (int i = 0; i < n; i++) {
-                if (msg[i].event == UFFD_EVENT_PAGEFAULT) {
-                    fault_handle(r, msg[i].arg.pagefault.address, now);
-                }
+        /* What comes next is mostly there already: looking is cheaper than
+         * asking poll(), and nobody waits for it where it isn't. */
+        more |= pfd[lanes].revents != 0;
+        for (unsigned i = 0; more && i < ROUNDS; i++) {
+            more = fault_messages(r);
+            if (r->fault_busy) {
+                more |= fault_lanes(r);
             }
         }
     }

@@ -387,7 +387,7 @@ static void control_done(MemxRegion *r, MemxControl *control, int status,
     if (control->abandoned) {
         g_free(control);
     }
-    g_cond_broadcast(&r->changed);
+    memx_changed_locked(r);
     g_mutex_unlock(&r->lock);
 }
 

@@ -336,5 +336,8 @@ MemxChannel *memx_peer_connect(const MemxPeer *peer, const MemxOpen *open,
         memx_channel_close(h.channel);
         return NULL;
     }
+    if (h.channel && open->lane == MEMX_LANE_FAULT) {
+        memx_channel_urgent(h.channel);
+    }
     return h.channel;
 }

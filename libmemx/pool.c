@@ -301,10 +301,12 @@ static bool reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
     control->next = r->control;
     r->control = control;
     memx_worker_ring(&r->store);
+    r->n_waiting++;
     while (!control->done &&
            g_cond_wait_until(&r->changed, &r->lock, deadline)) {
         ;
     }
+    r->n_waiting--;
     if (!control->done) {
         control->abandoned = true; /* and may still be done: count on less */
         s->reserved_pages = MIN(s->reserved_pages, pages);

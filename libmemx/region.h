@@ -193,6 +193,7 @@ struct MemxRegion {
 
     GMutex lock;
     GCond changed;          /* installing or exclusive ended, control done */
+    unsigned n_waiting;     /* for `changed`; protected by the lock */
 
     /* Protected by the lock. */
     MemxPageTable table;
@@ -289,6 +290,8 @@ void memx_answered_locked(MemxServer *s, unsigned faults);
 /* Ends an exclusive or installing phase; true: wake the chunk's range. */
 bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk);
 void memx_installing_end_locked(MemxRegion *r, uint32_t chunk);
+/* Wakes those who wait for `changed`; a system call only if there are some. */
+void memx_changed_locked(MemxRegion *r);
 /* After installing from a server: may its copy stay?  If not it is marked for
  * trimming. */
 void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask);

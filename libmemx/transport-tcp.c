@@ -109,6 +109,16 @@ static char *tcp_peer_address(MemxChannel *channel)
     return memx_tcp_peer_address(((TcpChannel *)channel)->fd);
 }
 
+/* SO_PRIORITY, 6 being the highest without privilege: the default queue of
+ * Linux, pfifo_fast, and most others send it first. */
+static void tcp_urgent(MemxChannel *channel)
+{
+    int priority = 6;
+
+    setsockopt(((TcpChannel *)channel)->fd, SOL_SOCKET, SO_PRIORITY,
+               &priority, sizeof(priority));
+}
+
 static void tcp_shutdown(MemxChannel *channel)
 {
     shutdown(((TcpChannel *)channel)->fd, SHUT_RDWR);
@@ -150,6 +160,7 @@ const MemxTransport memx_transport_tcp = {
     .pull = memx_tcp_pull,
     .reply = memx_tcp_reply,
     .peer_address = tcp_peer_address,
+    .urgent = tcp_urgent,
     .shutdown = tcp_shutdown,
     .close = tcp_close,
     .register_memory = tcp_register_memory,

@@ -99,6 +99,13 @@ int memx_channel_reply(MemxChannel *channel, const MemxReply *reply,
     return channel->transport->reply(channel, reply, body, iov, n);
 }
 
+void memx_channel_urgent(MemxChannel *channel)
+{
+    if (channel->transport->urgent) {
+        channel->transport->urgent(channel);
+    }
+}
+
 void memx_channel_shutdown(MemxChannel *channel)
 {
     channel->transport->shutdown(channel);

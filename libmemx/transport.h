@@ -95,6 +95,7 @@ struct MemxTransport {
 
     /* Both. */
     char *(*peer_address)(MemxChannel *channel);
+    void (*urgent)(MemxChannel *channel); /* or NULL */
     void (*shutdown)(MemxChannel *channel);
     void (*close)(MemxChannel *channel);
     int (*register_memory)(void *base, size_t bytes);
@@ -164,6 +165,9 @@ int memx_channel_reply(MemxChannel *channel, const MemxReply *reply,
                        const void *body, const struct iovec *iov, int n);
 
 /* Any thread, until close: all that others wait for on it fails soon. */
+/* Someone waits for what goes over this channel: it passes bulk traffic where
+ * the transport and the network know priorities. */
+void memx_channel_urgent(MemxChannel *channel);
 void memx_channel_shutdown(MemxChannel *channel);
 void memx_channel_close(MemxChannel *channel);
 char *memx_channel_peer_address(MemxChannel *channel);

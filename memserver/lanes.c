@@ -25,6 +25,7 @@
 #include <errno.h>
 #include <string.h>
 #include "lanes.h"
+#include "urgent.h"
 
 bool ms_lanes_any_locked(const MsSpace *space)
 {
@@ -97,6 +98,10 @@ static void join_locked(MsConnection *connection, MsSpace *space,
     space->lanes[open->lane] = connection;
     connection->space = space;
     connection->lane = open->lane;
+    if (open->lane == MEMX_LANE_FAULT) {
+        memx_channel_urgent(connection->channel);
+        memx_thread_urgent(); /* this connection's own */
+    }
     connection->stage = MS_STAGE_SERVED;
     *opened = (MemxOpened) {
         .epoch = open->epoch,
