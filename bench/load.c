@@ -15,9 +15,8 @@
 #include "testbed.h"
 #include "toucher.h"
 
-#include <errno.h>
 #include <math.h>
-#include <time.h>
+#include <unistd.h>
 
 #define STEP_NS 1000000     /* the writer's */
 #define RAMP_MS 500         /* from the writer's start to the measurement */
@@ -33,6 +32,7 @@ typedef struct LoadRun {
     double pace;            /* bytes per second wanted */
     uint32_t *order;
     Samples *samples;
+    int bulk_fd;            /* a second raw TCP connection */
     int stop_writer;
     uint64_t written_bytes;
     uint64_t wrong;
@@ -44,16 +44,6 @@ static gpointer raw_out(gpointer opaque)
 
     run->pace = raw_tcp_stream_out(run->testbed->raw_fd, 1 * GIB) / 2;
     return NULL;
-}
-
-static void sleep_until(uint64_t ns)
-{
-    struct timespec t = { (time_t)(ns / 1000000000u),
-                          (long)(ns % 1000000000u) };
-
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) ==
-           EINTR) {
-    }
 }
 
 static gpointer writer_run(gpointer opaque)
@@ -77,7 +67,7 @@ static gpointer writer_run(gpointer opaque)
             done++;
         }
         next += STEP_NS;
-        sleep_until(next);
+        bench_sleep_until(next);
     }
     run->written_bytes = done * PAGE_BYTES;
     return NULL;
@@ -107,7 +97,48 @@ typedef struct Figures {
     Figure p999;            /* under load, over the idle p99 */
     Figure p50, p99;        /* under load, over the same idle */
     Figure rate;            /* bytes sent, over those wanted */
+    Figure tcp;             /* p99.9 of a raw round trip, alike */
 } Figures;
+
+static gpointer raw_ping_pong(gpointer opaque)
+{
+    LoadRun *run = opaque;
+
+    samples_clear(run->samples);
+    return GINT_TO_POINTER(raw_tcp_ping_pong(run->testbed->raw_fd,
+                                             run->samples));
+}
+
+static gpointer raw_bulk(gpointer opaque)
+{
+    LoadRun *run = opaque;
+
+    raw_tcp_stream_out_paced(run->bulk_fd, run->pace, &run->stop_writer);
+    return NULL;
+}
+
+/* What raw TCP itself makes of a second connection that sends as much. */
+static bool raw_under_load(LoadRun *run, Figures *figures, bool keep)
+{
+    int cpu = run->testbed->pinning.engine_cpu;
+    GThread *bulk;
+    double idle99;
+    bool ok;
+
+    ok = run_on(cpu, raw_ping_pong, run) != NULL;
+    idle99 = samples_percentile_us(run->samples, 0.99);
+    run->stop_writer = 0;
+    bulk = start_on(cpu, raw_bulk, run);
+    bench_sleep_until(bench_now_ns() + RAMP_MS * 1000000ull);
+    ok = ok && run_on(cpu, raw_ping_pong, run) != NULL;
+    g_atomic_int_set(&run->stop_writer, 1);
+    g_thread_join(bulk);
+    if (keep) {
+        figure_add(&figures->tcp, idle99,
+                   samples_percentile_us(run->samples, 0.999));
+    }
+    return ok;
+}
 
 static bool repetition(LoadRun *run, Figures *figures, int number,
                        GError **error)
@@ -117,7 +148,7 @@ static bool repetition(LoadRun *run, Figures *figures, int number,
     GThread *writer;
 
     run_on(run->testbed->pinning.engine_cpu, raw_out, run);
-    if (isnan(run->pace)) {
+    if (isnan(run->pace) || !raw_under_load(run, figures, number >= 0)) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
                     "the raw TCP connection broke");
         return false;
@@ -132,7 +163,7 @@ static bool repetition(LoadRun *run, Figures *figures, int number,
 
     run->stop_writer = 0;
     writer = start_on(run->testbed->pinning.app_cpu, writer_run, run);
-    sleep_until(bench_now_ns() + RAMP_MS * 1000000ull);
+    bench_sleep_until(bench_now_ns() + RAMP_MS * 1000000ull);
     start_ns = bench_now_ns();
     start_bytes = sent_bytes(run->region);
     touch(run, (uint64_t)number + 1000);
@@ -160,7 +191,7 @@ static bool repeat(LoadRun *run, const Options *options, Report *report,
     const Pinning *pinning = &run->testbed->pinning;
     const char *link = run->testbed->link->name;
     Figure *all[] = { &figures->p999, &figures->p99, &figures->p50,
-                      &figures->rate };
+                      &figures->rate, &figures->tcp };
     CpuLoad load;
 
     figures->p999 = figure_begin("p99.9 under load / p99 idle", "us",
@@ -171,6 +202,8 @@ static bool repeat(LoadRun *run, const Options *options, Report *report,
                                 pinning, link, &load);
     figures->rate = figure_begin("sent / half of the link", "MB/s",
                                  "half of raw TCP", pinning, link, &load);
+    figures->tcp = figure_begin("  TCP alone: p99.9 / p99 idle", "us",
+                                "p99 idle", pinning, link, &load);
     for (int i = -1; i < options->repetitions; i++) {
         if (!repetition(run, figures, i, error)) {
             return false;
@@ -213,9 +246,14 @@ static bool measure(const Options *options, PinningKind pinning,
     if (!testbed) {
         return false;
     }
+    run.bulk_fd = raw_tcp_connect(testbed->raw_address, error);
+    if (run.bulk_fd < 0) {
+        return false;
+    }
     region = testbed_region_new(testbed, bytes, run.local_bytes,
                                 MEMX_KEEP_COPIES_AUTO, error);
     if (!region) {
+        close(run.bulk_fd);
         return false;
     }
     run.testbed = testbed;
@@ -225,6 +263,7 @@ static bool measure(const Options *options, PinningKind pinning,
     run.samples = samples_new(options->quick ? 1000 : 20000);
     pattern_fill_pages(run.base, 0, run.read_bytes / PAGE_BYTES, 1);
     ok = repeat(&run, options, report, figures, error);
+    close(run.bulk_fd);
     samples_free(run.samples);
     g_free(run.order);
     return ok;

@@ -188,6 +188,25 @@ double raw_tcp_stream_out(int fd, uint64_t bytes)
     return (double)bytes / bench_seconds_since(start);
 }
 
+void raw_tcp_stream_out_paced(int fd, double pace, const int *stop)
+{
+    g_autofree char *buf = touched_memory(RAW_TCP_CHUNK);
+    uint64_t start = bench_now_ns();
+    Answer answer;
+
+    for (uint64_t i = 0; !g_atomic_int_get(stop); i++) {
+        uint64_t due = start + (uint64_t)((double)(i * RAW_TCP_CHUNK) /
+                                          pace * 1e9);
+
+        bench_sleep_until(due);
+        if (request(fd, OPERATION_PUT, RAW_TCP_CHUNK, i) != 0 ||
+            write_all(fd, buf, RAW_TCP_CHUNK) != 0 ||
+            read_all(fd, &answer, sizeof answer) != 0) {
+            return;
+        }
+    }
+}
+
 /* Server. */
 
 static char *server_memory;

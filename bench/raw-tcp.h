@@ -34,6 +34,9 @@ double raw_tcp_stream_in(int fd, uint64_t bytes);
 /* Sends such chunks. */
 double raw_tcp_stream_out(int fd, uint64_t bytes);
 
+/* Sends chunks at @pace bytes per second until *@stop is set. */
+void raw_tcp_stream_out_paced(int fd, double pace, const int *stop);
+
 /* The server's main(); returns only on failure. */
 int raw_tcp_server_main(const char *host);
 

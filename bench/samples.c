@@ -5,6 +5,7 @@
  */
 #include "samples.h"
 
+#include <errno.h>
 #include <glib.h>
 #include <math.h>
 #include <stdlib.h>
@@ -22,6 +23,16 @@ uint64_t bench_now_ns(void)
 double bench_seconds_since(uint64_t start_ns)
 {
     return (double)(bench_now_ns() - start_ns) / 1e9;
+}
+
+void bench_sleep_until(uint64_t ns)
+{
+    struct timespec t = { (time_t)(ns / 1000000000u),
+                          (long)(ns % 1000000000u) };
+
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) ==
+           EINTR) {
+    }
 }
 
 Samples *samples_new(size_t max)

@@ -14,6 +14,7 @@
 /* Nanoseconds of the monotonic clock. */
 uint64_t bench_now_ns(void);
 double bench_seconds_since(uint64_t start_ns);
+void bench_sleep_until(uint64_t ns);
 
 typedef struct Samples {
     uint64_t *ns;           /* touched when created: adding never faults */

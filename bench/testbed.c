@@ -69,13 +69,13 @@ static bool start_raw_server(Testbed *testbed, const Options *options,
 {
     const char *argv[] = { options->self, "raw-tcp-server",
                            testbed->link->server_host, NULL };
-    g_autofree char *address = NULL;
 
-    testbed->raw_server = start_server(testbed, argv, &address, error);
+    testbed->raw_server = start_server(testbed, argv, &testbed->raw_address,
+                                       error);
     if (!testbed->raw_server) {
         return false;
     }
-    testbed->raw_fd = raw_tcp_connect(address, error);
+    testbed->raw_fd = raw_tcp_connect(testbed->raw_address, error);
     return testbed->raw_fd >= 0;
 }
 
@@ -122,6 +122,7 @@ void testbed_free(Testbed *testbed)
     }
     link_leave(testbed->link);
     g_free(testbed->directory);
+    g_free(testbed->raw_address);
     g_free(testbed->memserver_address);
     g_free(testbed);
 }

@@ -17,6 +17,7 @@ typedef struct Testbed {
     Pinning pinning;
     const Link *link;
     int raw_fd;             /* a raw TCP connection */
+    char *raw_address;      /* for more of them */
     char *memserver_address;
 
     char *directory;        /* of the memserver's control socket */
