@@ -113,6 +113,10 @@ static bool memx_backend_get_key(MemxBackend *b, uint8_t **key, size_t *bytes,
         error_prepend(errp, "key-secret: ");
         return false;
     }
+    /* memserver reads the same file: there the line's end is not the key. */
+    while (b->key_secret && *bytes && g_ascii_isspace((*key)[*bytes - 1])) {
+        (*bytes)--;
+    }
     return true;
 }
 

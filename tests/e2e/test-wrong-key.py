@@ -32,7 +32,8 @@ def refused(t, server, *args, **options):
 
 
 def test(t):
-    good = write_key(t, "good.key", "correct horse battery staple, 32 bytes")
+    # as openssl or an editor writes it: the line's end is not the key
+    good = write_key(t, "good.key", "correct horse battery staple, 32 bytes\n")
     bad = write_key(t, "bad.key", "correct horse battery stapler, 32 byte")
     server = t.memserver(key_file=good)
     refused(t, server)
