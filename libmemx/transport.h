@@ -164,10 +164,10 @@ int memx_channel_pull(MemxChannel *channel, const struct iovec *iov, int n);
 int memx_channel_reply(MemxChannel *channel, const MemxReply *reply,
                        const void *body, const struct iovec *iov, int n);
 
-/* Any thread, until close: all that others wait for on it fails soon. */
 /* Someone waits for what goes over this channel: it passes bulk traffic where
  * the transport and the network know priorities. */
 void memx_channel_urgent(MemxChannel *channel);
+/* Any thread, until close: all that others wait for on it fails soon. */
 void memx_channel_shutdown(MemxChannel *channel);
 void memx_channel_close(MemxChannel *channel);
 char *memx_channel_peer_address(MemxChannel *channel);

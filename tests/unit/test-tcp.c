@@ -45,21 +45,14 @@ static void write_all(int fd, const void *data, size_t bytes)
 
 #define N_CALLS 6
 
-/* Six calls, and the stream of replies that answers them. */
-typedef struct Talk {
-    MemxCall calls[N_CALLS];
-    struct iovec in[N_CALLS];
-    uint8_t memory[N_CALLS][4 * MEMX_PAGE_BYTES];
-    uint8_t hello[MEMX_HELLO_BYTES];
-    GByteArray *stream;
-} Talk;
-
-static const struct {
+typedef struct Plan {
     unsigned opcode;
     unsigned error;
     unsigned pages;
     unsigned body_bytes;
-} talk_plan[N_CALLS] = {
+} Plan;
+
+static const Plan pages_first[N_CALLS] = {
     { MEMX_OP_FETCH, MEMX_ERR_NONE, 1, 0 },
     { MEMX_OP_FETCH, MEMX_ERR_NOT_HELD, 4, 0 },
     { MEMX_OP_HELLO, MEMX_ERR_NONE, 0, MEMX_WELCOME_BYTES },
@@ -68,20 +61,40 @@ static const struct {
     { MEMX_OP_PING, MEMX_ERR_NONE, 0, 0 },
 };
 
+/* What was received in place of the first one's page is the others'. */
+static const Plan error_first[N_CALLS] = {
+    { MEMX_OP_FETCH, MEMX_ERR_NOT_HELD, 1, 0 },
+    { MEMX_OP_PING, MEMX_ERR_NONE, 0, 0 },
+    { MEMX_OP_FETCH, MEMX_ERR_NONE, 4, 0 },
+    { MEMX_OP_FETCH, MEMX_ERR_NOT_HELD, 4, 0 },
+    { MEMX_OP_FETCH, MEMX_ERR_NONE, 1, 0 },
+    { MEMX_OP_FETCH, MEMX_ERR_NONE, 2, 0 },
+};
+
+/* Calls, and the stream of replies that answers them. */
+typedef struct Talk {
+    MemxCall calls[N_CALLS];
+    struct iovec in[N_CALLS];
+    uint8_t memory[N_CALLS][4 * MEMX_PAGE_BYTES];
+    uint8_t hello[MEMX_HELLO_BYTES];
+    const Plan *plan;
+    GByteArray *stream;
+} Talk;
+
 static uint8_t talk_byte(unsigned call, unsigned i)
 {
     return call * 101 + i * 7 + i / 4096;
 }
 
-static void talk_plan_reply(Talk *talk, unsigned i)
+static void plan_reply(Talk *talk, unsigned i)
 {
-    bool ok = talk_plan[i].error == MEMX_ERR_NONE;
+    bool ok = talk->plan[i].error == MEMX_ERR_NONE;
     MemxReply reply = {
-        .opcode = talk_plan[i].opcode,
-        .error = talk_plan[i].error,
+        .opcode = talk->plan[i].opcode,
+        .error = talk->plan[i].error,
         .id = i + 1,
-        .body_bytes = talk_plan[i].body_bytes,
-        .payload_bytes = ok ? talk_plan[i].pages * MEMX_PAGE_BYTES : 0,
+        .body_bytes = talk->plan[i].body_bytes,
+        .payload_bytes = ok ? talk->plan[i].pages * MEMX_PAGE_BYTES : 0,
     };
     uint8_t header[MEMX_REPLY_BYTES];
 
@@ -94,26 +107,27 @@ static void talk_plan_reply(Talk *talk, unsigned i)
     }
 }
 
-static Talk *talk_new(MemxChannel *client)
+static Talk *talk_new(MemxChannel *client, const Plan *plan)
 {
     Talk *talk = g_new0(Talk, 1);
 
+    talk->plan = plan;
     talk->stream = g_byte_array_new();
     for (unsigned i = 0; i < N_CALLS; i++) {
         MemxCall *call = &talk->calls[i];
-        unsigned bytes = talk_plan[i].pages * MEMX_PAGE_BYTES;
+        unsigned bytes = talk->plan[i].pages * MEMX_PAGE_BYTES;
 
         talk->in[i] = (struct iovec) { talk->memory[i], bytes };
-        call->request.opcode = talk_plan[i].opcode;
-        call->request.mask = (1ull << talk_plan[i].pages) - 1;
+        call->request.opcode = talk->plan[i].opcode;
+        call->request.mask = (1ull << talk->plan[i].pages) - 1;
         call->in = &talk->in[i];
         call->n_in = bytes > 0;
-        if (talk_plan[i].opcode == MEMX_OP_HELLO) {
+        if (talk->plan[i].opcode == MEMX_OP_HELLO) {
             call->body = talk->hello;
             call->request.body_bytes = MEMX_HELLO_BYTES;
         }
         g_assert_cmpint(memx_channel_submit(client, call), ==, 0);
-        talk_plan_reply(talk, i);
+        plan_reply(talk, i);
     }
     return talk;
 }
@@ -129,7 +143,7 @@ static void assert_answered(Talk *talk, unsigned i)
     MemxCall *call = &talk->calls[i];
 
     g_assert_cmpint(call->status, ==, 0);
-    g_assert_cmpuint(call->reply.error, ==, talk_plan[i].error);
+    g_assert_cmpuint(call->reply.error, ==, talk->plan[i].error);
     for (unsigned j = 0; j < call->reply.body_bytes; j++) {
         g_assert_cmpuint(call->reply_body[j], ==, talk_byte(i, j));
     }
@@ -139,11 +153,11 @@ static void assert_answered(Talk *talk, unsigned i)
 }
 
 /* Replies that come @step bytes at a time are the same as whole ones. */
-static void replies_in_pieces(size_t step)
+static void replies_in_pieces(const Plan *plan, size_t step)
 {
     int raw;
     MemxChannel *client = pair_new(memx_tcp_client_new, &raw);
-    Talk *talk = talk_new(client);
+    Talk *talk = talk_new(client, plan);
     unsigned done = 0;
 
     for (size_t at = 0; at < talk->stream->len; at += step) {
@@ -172,7 +186,8 @@ static void test_replies_in_pieces(void)
 
     for (size_t i = 0; i < G_N_ELEMENTS(steps); i++) {
         g_test_message("%zu bytes at a time", steps[i]);
-        replies_in_pieces(steps[i]);
+        replies_in_pieces(pages_first, steps[i]);
+        replies_in_pieces(error_first, steps[i]);
     }
 }
 
@@ -183,7 +198,7 @@ static void test_server_ends_anywhere(void)
     for (size_t end = 0; end < 64 + 4096 + 64 + 64 + 72 + 64; end += 5) {
         int raw;
         MemxChannel *client = pair_new(memx_tcp_client_new, &raw);
-        Talk *talk = talk_new(client);
+        Talk *talk = talk_new(client, pages_first);
         unsigned done = 0;
 
         write_all(raw, talk->stream->data, end);
@@ -217,7 +232,7 @@ static void wrong_reply(const char *what, size_t offset, uint8_t byte)
 {
     int raw;
     MemxChannel *client = pair_new(memx_tcp_client_new, &raw);
-    Talk *talk = talk_new(client);
+    Talk *talk = talk_new(client, pages_first);
 
     g_test_message("%s", what);
     talk->stream->data[offset] = byte;
@@ -247,6 +262,24 @@ static void test_wrong_replies(void)
     wrong_reply("payload of 16 MiB", 59, 1);
     wrong_reply("a body", 52, 32);
     wrong_reply("reserved", 60, 1);
+}
+
+/* A good reply, to something else. */
+static void test_reply_to_another_request(void)
+{
+    MemxCall call = { .request.opcode = MEMX_OP_PING };
+    MemxReply reply = { .opcode = MEMX_OP_DROP, .id = 1 };
+    uint8_t header[MEMX_REPLY_BYTES];
+    int raw;
+    MemxChannel *client = pair_new(memx_tcp_client_new, &raw);
+
+    g_assert_cmpint(memx_channel_submit(client, &call), ==, 0);
+    memx_reply_encode(header, &reply);
+    write_all(raw, header, sizeof(header));
+    g_assert_true(memx_channel_progress(client) == &call);
+    g_assert_cmpint(call.status, ==, -EPROTO);
+    close(raw);
+    memx_channel_close(client);
 }
 
 static void test_bytes_nobody_asked_for(void)
@@ -281,7 +314,7 @@ static void test_no_superfluous_receive(void)
 {
     int raw;
     MemxChannel *client = pair_new(memx_tcp_client_new, &raw);
-    Talk *talk = talk_new(client);
+    Talk *talk = talk_new(client, pages_first);
 
     write_all(raw, talk->stream->data, MEMX_REPLY_BYTES + MEMX_PAGE_BYTES);
     g_assert_true(memx_channel_progress(client) == &talk->calls[0]);
@@ -401,6 +434,8 @@ static GByteArray *requests(void)
     append_request(stream, MEMX_OP_STORE, 0xffff);
     append_request(stream, MEMX_OP_COMPARE, UINT64_MAX);
     append_request(stream, MEMX_OP_DROP, 1);
+    /* A body that does not fit behind what is in the buffer. */
+    append_request(stream, MEMX_OP_COMPARE, UINT64_MAX);
     append_request(stream, MEMX_OP_CLOSE, 0);
     return stream;
 }
@@ -474,7 +509,7 @@ static void test_requests_in_pieces(void)
         int status;
 
         g_test_message("%zu bytes at a time", steps[i]);
-        g_assert_cmpuint(take_all(server, &status), ==, 7);
+        g_assert_cmpuint(take_all(server, &status), ==, 8);
         g_assert_cmpint(status, ==, -EPIPE);
         g_thread_join(thread);
         g_byte_array_unref(feed.stream);
@@ -558,7 +593,7 @@ static int full_listener(char **port, GPtrArray *fillers)
     return fd;
 }
 
-static void connect_to_full(int timeout_ms, int cancel_fd)
+static void connect_to_full(int timeout_ms, int cancel_fd, int code)
 {
     g_autoptr(GPtrArray) fillers = g_ptr_array_new();
     g_autoptr(GError) error = NULL;
@@ -569,6 +604,7 @@ static void connect_to_full(int timeout_ms, int cancel_fd)
                                        port, timeout_ms, cancel_fd, &error));
     g_assert_nonnull(error);
     g_assert_nonnull(strstr(error->message, port));
+    g_assert_nonnull(strstr(error->message, g_strerror(code)));
     for (guint i = 0; i < fillers->len; i++) {
         close(GPOINTER_TO_INT(fillers->pdata[i]));
     }
@@ -577,25 +613,28 @@ static void connect_to_full(int timeout_ms, int cancel_fd)
 
 static void test_connect_times_out(void)
 {
-    connect_to_full(50, -1);
+    connect_to_full(50, -1, ETIMEDOUT);
 }
 
 static void test_connect_is_cancelled(void)
 {
     int fd = eventfd(1, EFD_CLOEXEC);
 
-    connect_to_full(1000 * DEADLINE_MS, fd);
+    connect_to_full(1000 * DEADLINE_MS, fd, ECANCELED);
     close(fd);
 }
 
+/* A name that no resolver asks the network for: its label is too long. */
 static void test_unknown_host(void)
 {
+    g_autofree char *host = g_strnfill(64, 'x');
     g_autoptr(GError) error = NULL;
 
-    g_assert_null(memx_channel_connect(&memx_transport_tcp,
-                                       "no-such-host.invalid", "1",
+    g_assert_null(memx_channel_connect(&memx_transport_tcp, host, "1",
                                        DEADLINE_MS, -1, &error));
-    g_assert_nonnull(strstr(error->message, "no-such-host.invalid"));
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(error->message, host));
+    g_assert_nonnull(strstr(error->message, "can't look up"));
 }
 
 static void test_listen_errors(void)
@@ -642,6 +681,8 @@ int main(int argc, char **argv)
     g_test_add_func("/memx/tcp/client/server-ends-anywhere",
                     test_server_ends_anywhere);
     g_test_add_func("/memx/tcp/client/wrong-replies", test_wrong_replies);
+    g_test_add_func("/memx/tcp/client/reply-to-another-request",
+                    test_reply_to_another_request);
     g_test_add_func("/memx/tcp/client/bytes-nobody-asked-for",
                     test_bytes_nobody_asked_for);
     g_test_add_func("/memx/tcp/client/idle-end", test_idle_end_is_noticed);
