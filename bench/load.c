@@ -33,6 +33,7 @@ typedef struct LoadRun {
     uint32_t *order;
     Samples *samples;
     int bulk_fd;            /* a second raw TCP connection */
+    double tcp_p999;        /* of a raw round trip beside it */
     int stop_writer;
     uint64_t written_bytes;
     uint64_t wrong;
@@ -98,6 +99,7 @@ typedef struct Figures {
     Figure p50, p99;        /* under load, over the same idle */
     Figure rate;            /* bytes sent, over those wanted */
     Figure tcp;             /* p99.9 of a raw round trip, alike */
+    Figure over_tcp;        /* p99.9 of ours over that */
 } Figures;
 
 static gpointer raw_ping_pong(gpointer opaque)
@@ -133,9 +135,9 @@ static bool raw_under_load(LoadRun *run, Figures *figures, bool keep)
     ok = ok && run_on(cpu, raw_ping_pong, run) != NULL;
     g_atomic_int_set(&run->stop_writer, 1);
     g_thread_join(bulk);
+    run->tcp_p999 = samples_percentile_us(run->samples, 0.999);
     if (keep) {
-        figure_add(&figures->tcp, idle99,
-                   samples_percentile_us(run->samples, 0.999));
+        figure_add(&figures->tcp, idle99, run->tcp_p999);
     }
     return ok;
 }
@@ -175,6 +177,8 @@ static bool repetition(LoadRun *run, Figures *figures, int number,
     if (number >= 0) {
         figure_add(&figures->p999, idle99,
                    samples_percentile_us(run->samples, 0.999));
+        figure_add(&figures->over_tcp, run->tcp_p999,
+                   samples_percentile_us(run->samples, 0.999));
         figure_add(&figures->p99, idle99,
                    samples_percentile_us(run->samples, 0.99));
         figure_add(&figures->p50, idle50,
@@ -191,7 +195,8 @@ static bool repeat(LoadRun *run, const Options *options, Report *report,
     const Pinning *pinning = &run->testbed->pinning;
     const char *link = run->testbed->link->name;
     Figure *all[] = { &figures->p999, &figures->p99, &figures->p50,
-                      &figures->rate, &figures->tcp };
+                      &figures->rate, &figures->tcp,
+                      &figures->over_tcp };
     CpuLoad load;
 
     figures->p999 = figure_begin("p99.9 under load / p99 idle", "us",
@@ -204,6 +209,8 @@ static bool repeat(LoadRun *run, const Options *options, Report *report,
                                  "half of raw TCP", pinning, link, &load);
     figures->tcp = figure_begin("  TCP alone: p99.9 / p99 idle", "us",
                                 "p99 idle", pinning, link, &load);
+    figures->over_tcp = figure_begin("  p99.9 under load / TCP alone's", "us",
+                                     "TCP alone", pinning, link, &load);
     for (int i = -1; i < options->repetitions; i++) {
         if (!repetition(run, figures, i, error)) {
             return false;

@@ -34,7 +34,7 @@ double raw_tcp_stream_in(int fd, uint64_t bytes);
 /* Sends such chunks. */
 double raw_tcp_stream_out(int fd, uint64_t bytes);
 
-/* Sends chunks at @pace bytes per second until *@stop is set. */
+/* Sends pieces of 64 KiB at @pace bytes per second until *@stop is set. */
 void raw_tcp_stream_out_paced(int fd, double pace, const int *stop);
 
 /* The server's main(); returns only on failure. */
