@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The pool: reservation, shares, quotas; and servers that come back empty.
+ */
+#include "region-fixture.h"
+
+static void write_all(MemxRegion *region, uint64_t bytes, unsigned generation)
+{
+    for (uint64_t page = 0; page < bytes / PAGE_BYTES; page++) {
+        pattern_write(memx_region_base(region), page, generation);
+    }
+}
+
+static void check_all(MemxRegion *region, uint64_t bytes, unsigned generation)
+{
+    for (uint64_t page = 0; page < bytes / PAGE_BYTES; page++) {
+        pattern_check(memx_region_base(region), page, generation);
+    }
+}
+
+static uint64_t reserved(MemxRegion *region)
+{
+    uint64_t sum = 0;
+    MemxStats s;
+
+    memx_region_stats(region, &s);
+    for (unsigned i = 0; i < s.n_servers; i++) {
+        sum += s.servers[i].reserved_bytes;
+    }
+    return sum;
+}
+
+/* A server with three times the room gets three times as much. */
+static void test_shares_by_room(void)
+{
+    ServerProcess *server[] = { server_process_new("64M"),
+                                server_process_new("192M") };
+    uint64_t size = 160 * MIB;
+    MemxRegion *region = region_fixture_new(&(RegionFixture) {
+        .size = size, .local = 16 * MIB, .servers = server, .n_servers = 2,
+        .keep_copies = MEMX_KEEP_COPIES_OFF,
+    });
+    uint64_t a, b;
+    MemxStats s;
+
+    memx_region_stats(region, &s);
+    a = s.servers[0].reserved_bytes;
+    b = s.servers[1].reserved_bytes;
+    g_assert_cmpuint(b, >, 2 * a);
+    g_assert_cmpuint(b, <, 4 * a);
+    g_assert_cmpuint(a + b, >=, size - 16 * MIB);
+    write_all(region, size, 1);
+    check_all(region, size, 1);
+    memx_region_stats(region, &s);
+    /* More than its share only as far as room is free there anyway. */
+    g_assert_cmpuint(s.servers[0].remote_bytes, >, 0);
+    g_assert_cmpuint(s.servers[1].remote_bytes, >, s.servers[0].remote_bytes);
+    memx_region_free(region);
+    server_process_free(server[0]);
+    server_process_free(server[1]);
+}
+
+/* Lowering reserves first, and is refused, with nothing changed, if there is
+ * no room; raising gives room back, that another region can have. */
+static void test_local_size(void)
+{
+    ServerProcess *server = server_process_new("72M");
+    uint64_t size = 64 * MIB;
+    RegionFixture f = {
+        .size = size, .local = 32 * MIB, .servers = &server, .n_servers = 1,
+    };
+    MemxRegion *region = region_fixture_new(&f), *other;
+    g_autoptr(GError) error = NULL;
+    uint64_t before = reserved(region);
+    MemxStats s;
+
+    other = region_fixture_new(&(RegionFixture) {
+        .size = 32 * MIB, .local = 8 * MIB, .servers = &server,
+        .n_servers = 1,
+    });
+    write_all(region, size, 1);
+    g_assert_false(memx_region_set_local_bytes(region, 8 * MIB, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_FULL);
+    memx_region_stats(region, &s);
+    g_assert_cmpuint(s.local_limit_bytes, ==, 32 * MIB);
+    g_assert_cmpuint(reserved(region), ==, before);
+    g_clear_error(&error);
+
+    memx_region_free(other);
+    g_assert_true(memx_region_set_local_bytes(region, 8 * MIB, &error));
+    g_assert_cmpuint(reserved(region), ==, before + 24 * MIB);
+    await_stats(region, &s, stats_local_at_most, 8 * MIB);
+    check_all(region, size, 1);
+
+    g_assert_true(memx_region_set_local_bytes(region, size, &error));
+    g_assert_cmpuint(reserved(region), <, before);
+    g_assert_false(memx_region_set_local_bytes(region, size + 4096, NULL));
+    g_assert_false(memx_region_set_local_bytes(region, 4096, NULL));
+    g_assert_false(memx_region_set_local_bytes(region, 9 * MIB + 1, NULL));
+    check_all(region, size, 1);
+    /* Copies, if some are kept, give way. */
+    other = region_fixture_new(&(RegionFixture) {
+        .size = 32 * MIB, .local = 8 * MIB, .servers = &server,
+        .n_servers = 1,
+    });
+    memx_region_free(other);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
+/* What is evicted after a change that gave one server most of the new room
+ * must still find its place. */
+static void test_lowered_on_unequal_servers(void)
+{
+    ServerProcess *server[] = { server_process_new("40M"),
+                                server_process_new("150M") };
+    uint64_t size = 128 * MIB;
+    g_autoptr(GError) error = NULL;
+    MemxRegion *hog = region_fixture_new(&(RegionFixture) {
+        .size = 120 * MIB, .local = 8 * MIB, .servers = server + 1,
+        .n_servers = 1,
+    });
+    MemxRegion *region = region_fixture_new(&(RegionFixture) {
+        .size = size, .local = 80 * MIB, .servers = server, .n_servers = 2,
+    });
+    MemxStats s;
+
+    write_all(region, size, 1);
+    memx_region_free(hog);
+    if (memx_region_set_local_bytes(region, 16 * MIB, &error)) {
+        await_stats(region, &s, stats_local_at_most, 16 * MIB);
+    } else {
+        g_test_message("refused: %s", error->message);
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_FULL);
+    }
+    check_all(region, size, 1);
+    write_all(region, size, 2);
+    check_all(region, size, 2);
+    memx_region_free(region);
+    server_process_free(server[0]);
+    server_process_free(server[1]);
+}
+
+static void count_event(const MemxEvent *event, void *opaque)
+{
+    g_atomic_int_inc(&((gint *)opaque)[event->type]);
+}
+
+static bool server_is_up_again(const MemxStats *s, uint64_t reconnects)
+{
+    return s->servers[0].health == MEMX_SERVER_UP &&
+           s->servers[0].reconnects > reconnects;
+}
+
+/* All pages are local, and their copies are lost with the server: none is
+ * ever read from there, and none taken for unchanged. */
+static void test_empty_server_loses_only_copies(void)
+{
+    ServerProcess *server = server_process_new("128M");
+    gint events[MEMX_EVENT_BUG + 1] = { 0 };
+    uint64_t size = 32 * MIB;
+    MemxRegion *region = region_fixture_new(&(RegionFixture) {
+        .size = size, .local = 8 * MIB, .servers = &server, .n_servers = 1,
+        .keep_copies = MEMX_KEEP_COPIES_ON, .event = count_event,
+        .opaque = events,
+    });
+    g_autoptr(GError) error = NULL;
+    uint64_t reconnects;
+    MemxStats s;
+
+    write_all(region, size, 1);
+    g_assert_true(memx_region_set_local_bytes(region, size, &error));
+    /* Room for what the engine itself holds is in local-size, too: what it
+     * takes from the pages is given back. */
+    g_assert_cmpint(memx_region_discard(region, 0, 8 * MIB), ==, 0);
+    for (uint64_t page = 8 * MIB / PAGE_BYTES; page < size / PAGE_BYTES;
+         page++) {
+        pattern_check(memx_region_base(region), page, 1);
+    }
+    memx_region_stats(region, &s);
+    g_assert_cmpuint(s.remote_bytes, ==, 0);
+    g_assert_cmpuint(s.servers[0].kept_bytes, >, 0);
+    reconnects = s.servers[0].reconnects;
+    server_process_kill(server);
+    server_process_restart(server, false);
+    await_stats(region, &s, server_is_up_again, reconnects);
+    g_assert_cmpuint(s.servers[0].kept_bytes, ==, 0);
+    g_assert_cmpint(g_atomic_int_get(&events[MEMX_EVENT_SERVER_EMPTY]), ==,
+                    0);
+    g_assert_true(memx_region_set_local_bytes(region, 8 * MIB, &error));
+    await_stats(region, &s, stats_local_at_most, 8 * MIB);
+    for (uint64_t page = 0; page < size / PAGE_BYTES; page++) {
+        pattern_check(memx_region_base(region), page,
+                      page < 8 * MIB / PAGE_BYTES ? 0 : 1);
+    }
+    memx_region_free(region);
+    server_process_free(server);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/pool/shares-by-room", test_shares_by_room);
+    g_test_add_func("/pool/local-size", test_local_size);
+    g_test_add_func("/pool/lowered-on-unequal-servers",
+                    test_lowered_on_unequal_servers);
+    g_test_add_func("/pool/empty-server-loses-only-copies",
+                    test_empty_server_loses_only_copies);
+    return g_test_run();
+}
