@@ -168,6 +168,11 @@ static struct addrinfo *look_up(const char *host, const char *port,
     g_thread_unref(thread);
 
     int r = memx_wait_fd(lookup->done_fd, POLLIN, cancel_fd, deadline_us);
+    if (r == 0) {
+        eventfd_t count;
+
+        eventfd_read(lookup->done_fd, &count); /* what TSan synchronizes by */
+    }
     if (r < 0) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
                     "looking up host '%s': %s", host, g_strerror(-r));
