@@ -20,7 +20,7 @@ char *ms_control_default_path(void)
     const char *directory = g_getenv("RUNTIME_DIRECTORY");
 
     if (directory && *directory) {
-        return g_build_filename(directory, "control", NULL);
+        return g_build_filename(directory, "memserver.sock", NULL);
     }
     return g_strdup("/run/memx/memserver.sock");
 }

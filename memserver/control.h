@@ -22,7 +22,7 @@ bool ms_control_settle(MsControl *control);
 /* Unlinks the socket, unless it is a successor's by now. */
 void ms_control_close(MsControl *control);
 
-/* $RUNTIME_DIRECTORY/control, else /run/memx/memserver.sock. */
+/* $RUNTIME_DIRECTORY/memserver.sock, else /run/memx/memserver.sock. */
 char *ms_control_default_path(void);
 
 /* Connects to the control socket at @path.  -1 and @error. */

@@ -62,8 +62,8 @@ static bool parse_options(Options *o, int argc, char **argv, GError **error)
         { "insecure", 0, 0, G_OPTION_ARG_NONE, &o->insecure,
           "Listen beyond loopback without a key", NULL },
         { "control", 0, 0, G_OPTION_ARG_FILENAME, &o->control,
-          "Control socket (default $RUNTIME_DIRECTORY/control or "
-          "/run/memx/memserver.sock)", "PATH" },
+          "Control socket (default memserver.sock in "
+          "$RUNTIME_DIRECTORY or /run/memx)", "PATH" },
         { "orphan-timeout", 0, 0, G_OPTION_ARG_INT64, &o->orphan_timeout_s,
           "Drop spaces whose client is gone for so long (default: never)",
           "SECONDS" },
