@@ -77,7 +77,7 @@ uint64_t coverage_moved_pages(void)
  * - without copies, whatever needs one;
  * - undone: only where a server that can't store keeps pages in staging;
  * - released: only where somebody wants the room;
- * - voided: no server comes back empty here (test-server-lost does that).
+ * - voided: no server comes back empty here (test-pool has that).
  */
 static bool needed(MemxTransition t, Fault f, bool copies_kept)
 {
