@@ -88,7 +88,8 @@ void await_stats(MemxRegion *region, MemxStats *stats, StatsFunc *done,
                     ", remote %" G_GUINT64_FORMAT ", never written %"
                     G_GUINT64_FORMAT "; server 0: kept %" G_GUINT64_FORMAT
                     ", reserved %" G_GUINT64_FORMAT ", free %"
-                    G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT, stats->local_bytes >> 10,
+                    G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
+                    stats->local_bytes >> 10,
                     stats->local_limit_bytes >> 10, stats->staged_bytes >> 10,
                     stats->remote_bytes >> 10,
                     stats->never_written_bytes >> 10,

@@ -183,12 +183,14 @@ static void test_nothing_listed_no_victim(void)
 
     g_assert_true(memx_history_init(&h, 5));
     memx_history_touch(&h, 3);
-    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, MEMX_CHUNK_NONE);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==,
+                     MEMX_CHUNK_NONE);
     memx_history_list(&h, 3);
     g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 3);
     memx_history_unlist(&h, 3);
     memx_history_unlist(&h, 3);
-    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, MEMX_CHUNK_NONE);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==,
+                     MEMX_CHUNK_NONE);
     memx_history_destroy(&h);
 }
 
