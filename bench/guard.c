@@ -100,8 +100,9 @@ static int undo_once(const Message *m)
 static void undo(const Message *m)
 {
     for (int i = 0; i < RETRIES; i++) {
+        /* It was never made, or was not ours to make. */
         if (undo_once(m) == 0 || errno == ENOENT || errno == ESRCH ||
-            errno == EINVAL) {
+            errno == EINVAL || errno == EPERM) {
             return;
         }
         usleep(RETRY_US);

@@ -171,6 +171,8 @@ Link *link_veth_new(const char *rate, GError **error)
         return NULL;
     }
     ok = set_up(link, rate, error);
-    link_leave(link);
+    if (link->ns_fd[LINK_SERVER] >= 0) {
+        link_leave(link);
+    }
     return ok ? g_steal_pointer(&link) : NULL;
 }

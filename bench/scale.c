@@ -94,8 +94,10 @@ static double victim_us(ScaleRun *run)
     uint64_t start = bench_now_ns();
 
     for (uint32_t i = 0; i < run->victims; i++) {
-        memx_history_unlist(&run->history,
-                            memx_history_victim(&run->history, MEMX_QUEUE_UNPLACED));
+        uint32_t chunk = memx_history_victim(&run->history,
+                                             MEMX_QUEUE_UNPLACED);
+
+        memx_history_unlist(&run->history, chunk);
     }
     return bench_seconds_since(start) * 1e6 / run->victims;
 }
