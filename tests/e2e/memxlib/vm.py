@@ -106,9 +106,10 @@ class Vm:
         check(False, f"query-memx does not list {name}")
         return None
 
-    def wait_backend(self, what, predicate, seconds=30, name="pc.ram"):
+    def wait_backend(self, what, predicate, seconds=30, name="pc.ram",
+                     oob=False):
         """Waits until predicate(what query-memx says of a backend)."""
-        wait_until(what, lambda: predicate(self.backend(name)), seconds)
+        wait_until(what, lambda: predicate(self.backend(name, oob)), seconds)
 
     def set_local_size(self, size, backend="pc.ram"):
         self.qmp.command("qom-set", path=f"/objects/{backend}",
