@@ -62,7 +62,8 @@ def host_has_huge_pages():
 
 
 class Resident:
-    """What a process has in memory, now and at most."""
+    """How much anonymous memory a process had at most; programs and
+    libraries are not charged to its cgroup, others have them already."""
 
     def __init__(self, pid):
         self._pid = pid
@@ -76,7 +77,7 @@ class Resident:
         with open(f"/proc/{self._pid}/smaps", encoding="utf-8",
                   errors="replace") as smaps:
             for line in smaps:
-                match = re.match(r"(Size|Rss): +(\d+) kB", line)
+                match = re.match(r"(Size|Anonymous): +(\d+) kB", line)
                 if not match:
                     continue
                 kib = int(match.group(2))
