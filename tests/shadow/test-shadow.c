@@ -320,6 +320,9 @@ int main(int argc, char **argv)
     pool_free(t.pool);
     shadow_destroy(&t.shadow);
     g_rand_free(t.rand);
+    g_free(t.o.keep);
+    g_free(t.o.fill);
+    g_free(t.o.transport);
     printf("# coverage: %u cells are empty (!)%s\n", empty,
            t.o.require ? "" : ", for want of time");
     if (!honest || !books || (t.o.require && empty)) {
