@@ -56,6 +56,7 @@
 #define MEMX_STALL_NS 2000000000ull  /* without an answer: health is stalled */
 #define MEMX_PING_NS 1000000000ull   /* an idle server is asked so often */
 #define MEMX_SHORT_PART 16           /* free below capacity / 16: short */
+#define MEMX_GENTLE_SLOTS 2          /* evicted at once with room to spare */
 #define MEMX_FULL_NS 1000000000ull   /* then a full server is asked again */
 
 /* An engine thread's doorbell and life. */
@@ -312,6 +313,10 @@ static inline bool memx_server_stores(const MemxRegion *r,
 {
     unsigned most = MAX(1, r->staging.out_max * 2 / (r->n_servers + 1));
 
+    /* No hurry: what is queued for the link delays the faults behind it. */
+    if (!r->starved && memx_free_pages(r) >= r->low / 2) {
+        most = MIN(most, MEMX_GENTLE_SLOTS);
+    }
     return s->lane[MEMX_LANE_ORDERED].up && !s->full &&
            s->health != MEMX_SERVER_EMPTY && memx_server_has_room(s) &&
            s->n_out < (s->health == MEMX_SERVER_STALLED ? 1 : most);
