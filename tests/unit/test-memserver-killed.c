@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "store.h"
@@ -212,6 +213,23 @@ static void check_third(Fixture *f)
     }
 }
 
+/* Nothing is left of tables but those of spaces: another space in the same
+ * slot would find it. */
+static void check_tables(Fixture *f)
+{
+    uint64_t pages = 0;
+    GHashTableIter iter;
+    gpointer space;
+    struct stat st;
+
+    g_hash_table_iter_init(&iter, f->store->spaces);
+    while (g_hash_table_iter_next(&iter, NULL, &space)) {
+        pages += ((MsSpace *)space)->table_pages;
+    }
+    g_assert_no_errno(fstat(f->store->backing.fds[MS_FILE_TABLES], &st));
+    g_assert_cmpuint(st.st_blocks * 512ull, ==, pages * MEMX_PAGE_BYTES);
+}
+
 static void kill_at_random(Fixture *f, GRand *rand)
 {
     uint64_t target = atomic_load(&f->progress->operations) +
@@ -260,6 +278,7 @@ static void test_killed(void)
         }
         f.store = ms_store_new(&backing, CAPACITY, NULL);
         g_assert_nonnull(f.store);
+        check_tables(&f);
         half_dropped += g_hash_table_size(f.store->spaces) == 3;
         for (unsigned s = 0; s < N_SPACES; s++) {
             check_space(&f, s);
