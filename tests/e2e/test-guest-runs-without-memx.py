@@ -4,7 +4,7 @@
 not their fault."""
 
 from memxlib import e2e
-from memxlib.wait import check
+from memxlib.wait import check, wait_until
 
 
 def test(t):
@@ -12,7 +12,7 @@ def test(t):
     check(vm.status() == "running", "the VM does not run")
     ticker = vm.guest.start("ticker")
     vm.guest.run("memverify --percent 50 --disk /dev/vda")
-    check(len(ticker.lines) > 5, "the ticker did not tick")
+    wait_until("the ticker ticks", lambda: len(ticker.lines) > 5)
     sizes = vm.guest.run("gendata 1000000 > /tmp/d; wc -c < /tmp/d")
     check(sizes == "1000000", f"gendata made {sizes} bytes")
     check(vm.quit() == 0, "QEMU did not end well")
