@@ -126,6 +126,46 @@ def client_streams():
         yield f"short-{step}", bytes((0, step)) + b"".join(fetches)[:-1]
 
 
+def split_begin(chunk=1 << 20, size=(1 << 21) + 69 * PAGE, servers=2):
+    hosts = [b"[2001:db8::%d]:7701" % i for i in range(servers)]
+    body = struct.pack("<IIQQ16s16s16sI", 1, chunk, size,
+                       min(size, 1 << 20), b"s" * 16, b"h" * 16, b"k" * 16,
+                       servers)
+    for host in hosts:
+        body += struct.pack(f"<H{len(host)}s16s16sQ", len(host), host,
+                            b"i" * 16, b"S" * 16, 7)
+    return struct.pack("<II", 1, len(body)) + body
+
+
+def split_chunks(first, *chunks):
+    """chunks: (kind, server, history, *words)"""
+    body = struct.pack("<II", first, len(chunks))
+    for kind, server, history, *words in chunks:
+        body += struct.pack(f"<BBB{len(words)}Q", kind, server, history,
+                            *words)
+    return struct.pack("<II", 2, len(body)) + body
+
+
+def split_end(remote=133, main=256, chunks=3):
+    return struct.pack("<IIQQI", 3, 20, remote, main, chunks)
+
+
+def split_streams():
+    """The records of regions; the header of split-record.h."""
+    mixed = (3, 0, 0x55, 1, 2, 0x1e, 1)
+    yield "whole", split_begin() + split_chunks(
+        0, (1, 0xff, 0xff), (2, 1, 0), mixed) + split_end()
+    yield "piecewise", split_begin() + split_chunks(2, mixed) + \
+        split_chunks(0, (0, 0xff, 0)) + split_chunks(1, (0, 1, 3)) + \
+        split_chunks(1, (3, 0, 3, ALL, 0, 0, ALL, 1, ALL - 1, 0, 0)) + \
+        split_end(0, 0)
+    yield "small", split_begin(1 << 18, PAGE, 1) + \
+        split_chunks(0, (2, 0, 0)) + split_end(1, 0, 1)
+    yield "large", split_begin(1 << 26, 1 << 50, 16) + \
+        split_chunks(0, (3, 15, 1, *[1 << 63, 1] * 256),
+                     (1, 0xff, 0x80)) + split_end(1 << 37, 1 << 37, 1 << 24)
+
+
 def corpora():
     yield "request", "ping", request(PING)
     yield "request", "fetch", request(FETCH, 9, 77, 0x8001)
@@ -155,6 +195,8 @@ def corpora():
             yield "tcp-server", f"{name}-{how}", bytes((how,)) + data
     for name, data in session_streams():
         yield "memserver", name, data
+    for name, data in split_streams():
+        yield "split-record", name, data
 
 
 def main():
