@@ -47,15 +47,18 @@ void memx_auth_space_proof(const MemxOpen *open,
 {
     g_autoptr(GBytes) key = g_bytes_new(secret, MEMX_ID_BYTES);
     uint8_t wire[MEMX_OPEN_BYTES];
-    uint8_t context[MEMX_ID_BYTES * 2 + 4 + 8];
+    uint8_t context[MEMX_ID_BYTES * 2 + 4 + 8 + MEMX_ID_BYTES];
+    bool heir = open->flags & MEMX_OPEN_HEIR;
 
     /* As on the wire: space, client and lane, then, behind the flags, the
-     * epoch. */
+     * epoch; and an heir's session, at the end. */
     memx_open_encode(wire, open);
     memcpy(context, wire, 36);
     memcpy(context + 36, wire + 40, 8);
-    memx_auth_proof(key, MEMX_LABEL_SPACE, client_nonce, server_nonce,
-                    context, sizeof(context), proof);
+    memcpy(context + 44, wire + 256, MEMX_ID_BYTES);
+    memx_auth_proof(key, heir ? MEMX_LABEL_HEIR : MEMX_LABEL_SPACE,
+                    client_nonce, server_nonce, context,
+                    sizeof(context) - (heir ? 0 : MEMX_ID_BYTES), proof);
 }
 
 void memx_auth_wrap(GBytes *key, const uint8_t space[MEMX_ID_BYTES],

@@ -58,6 +58,12 @@ typedef enum MemxOpcode {
     MEMX_OP_DROP = 34,    /* mask: these pages are given up; idempotent */
     MEMX_OP_RESERVE = 35, /* group: pages to reserve from now on (absolute) */
     MEMX_OP_CLOSE = 36,   /* the space ends and is dropped with its pages */
+
+    /* The ordered lane only: hand-over from the owner to its heir. */
+    MEMX_OP_OFFER = 37,   /* owner; body: MemxOffer */
+    MEMX_OP_RECLAIM = 38, /* owner; body: session: takes the offer back */
+    MEMX_OP_COMMIT = 39,  /* heir; body: session: is the owner from now on */
+    MEMX_OP_RESIGN = 40,  /* owner; body: session: will never reclaim */
 } MemxOpcode;
 
 /* Reply.error.  MEMX_ERR_NO_SPACE covers a wrong secret too, on purpose. */
@@ -72,13 +78,16 @@ typedef enum MemxError {
     MEMX_ERR_FULL = 7,        /* capacity; nothing was changed */
     MEMX_ERR_RANGE = 8,       /* a page beyond the space's size */
     MEMX_ERR_NOT_HELD = 9,    /* FETCH of a page that the space lacks */
-    MEMX_ERR_EPOCH = 10,      /* fenced: a newer owner exists */
+    MEMX_ERR_EPOCH = 10,      /* fenced: a newer owner exists, or the offer
+                                 was taken back; final */
     MEMX_ERR_LANE = 11,       /* this opcode isn't for this lane or state */
     MEMX_ERR_SHUTDOWN = 12,   /* the server is going; connect again */
     MEMX_ERR_INTERNAL = 13,   /* the server's log says what */
+    MEMX_ERR_OFFERED = 14,    /* not while the space is offered to an heir */
 } MemxError;
 
-/* What a connection is for; one of each kind per client and space. */
+/* What a connection is for; one of each kind per space and side
+ * (owner, heir). */
 typedef enum MemxLane {
     MEMX_LANE_NONE = 0,    /* no space: PING only (memxctl doctor) */
     MEMX_LANE_ORDERED = 1, /* all that changes a space, in order */
@@ -94,6 +103,7 @@ typedef enum MemxLane {
 
 /* Open.flags */
 #define MEMX_OPEN_CREATE (1u << 0)   /* else: attach to an existing space */
+#define MEMX_OPEN_HEIR (1u << 1)     /* attach by an offer; see session */
 
 /* Decoded headers; host byte order. */
 typedef struct MemxRequest {
@@ -156,13 +166,13 @@ typedef struct MemxWelcome {
  *  64 u8 secret[16] (CREATE: wrapped, see docs/protocol.md; else zero)
  *  80 u8 proof[32]  (attach: HMAC with the secret; CREATE: zero)
  * 112 u8 vm_name[64] 176 u8 region_name[64] 240 u8 vm_uuid[16]
- * 256 u64 reserved (zero)  264 u64 reserved (zero) */
+ * 256 u8 session[16] (HEIR; else zero) */
 typedef struct MemxOpen {
     uint8_t space[MEMX_ID_BYTES];
     uint8_t client[MEMX_ID_BYTES];
     uint32_t lane;              /* MemxLane */
     uint32_t flags;
-    uint64_t epoch;
+    uint64_t epoch;             /* HEIR: the offering owner's + 1 */
     uint64_t size_pages;        /* CREATE: at least 1; attach: 0, the same */
     uint64_t reserve_pages;     /* CREATE only */
     uint8_t secret[MEMX_ID_BYTES];
@@ -170,18 +180,28 @@ typedef struct MemxOpen {
     char vm_name[MEMX_NAME_BYTES];
     char region_name[MEMX_NAME_BYTES];
     uint8_t vm_uuid[MEMX_ID_BYTES];
+    uint8_t session[MEMX_ID_BYTES]; /* HEIR: of the offer; never zero */
 } MemxOpen;
 #define MEMX_OPEN_BYTES 272u
 
 /* Body of OPEN's reply, 32 bytes:  0 u64 epoch  8 u64 size_pages
  * 16 u64 reserved_pages  24 u64 held_pages */
 typedef struct MemxOpened {
-    uint64_t epoch;
+    uint64_t epoch;             /* the owner's: an heir that finds its own
+                                   has committed */
     uint64_t size_pages;
     uint64_t reserved_pages;
     uint64_t held_pages;
 } MemxOpened;
 #define MEMX_OPENED_BYTES 32u
+
+/* Body of OFFER, 32 bytes:  0 u8 session[16]  16 u8 heir[16]
+ * and of RECLAIM, COMMIT and RESIGN, 16 bytes:  0 u8 session[16] */
+typedef struct MemxOffer {
+    uint8_t session[MEMX_ID_BYTES]; /* random, new for each; never zero */
+    uint8_t heir[MEMX_ID_BYTES];    /* its client id; never zero */
+} MemxOffer;
+#define MEMX_OFFER_BYTES 32u
 
 /*
  * Encoders write exactly the named number of bytes; decoders read as many and
@@ -201,6 +221,11 @@ void memx_open_encode(uint8_t *wire, const MemxOpen *open);
 int memx_open_decode(MemxOpen *open, const uint8_t *wire, size_t bytes);
 void memx_opened_encode(uint8_t *wire, const MemxOpened *opened);
 int memx_opened_decode(MemxOpened *o, const uint8_t *wire, size_t bytes);
+void memx_offer_encode(uint8_t *wire, const MemxOffer *offer);
+int memx_offer_decode(MemxOffer *offer, const uint8_t *wire, size_t bytes);
+/* The body of RECLAIM, COMMIT and RESIGN is the session as it is. */
+int memx_session_decode(uint8_t session[MEMX_ID_BYTES], const uint8_t *wire,
+                        size_t bytes);
 
 /* Fills @name from @text (or NULL: empty) the way an Open's names must be:
  * cut at a character's border, control characters replaced, padded. */

@@ -197,6 +197,9 @@ static bool fail_refused(Handshake *h, unsigned opcode)
     case MEMX_ERR_EXISTS:
     case MEMX_ERR_OWNED:
         return fail(h, "%s: %s; memxctl status shows its spaces", name, why);
+    case MEMX_ERR_OFFERED:
+        return fail(h, "%s: %s to another host; memxctl status shows its "
+                    "state", name, why);
     case MEMX_ERR_SHUTDOWN:
         return fail(h, "%s: %s; try again when it is back", name, why);
     default:

@@ -79,4 +79,6 @@ void memx_random(void *buf, size_t bytes);
 #define MEMX_LABEL_SPACE "memx space 1"  /* key: the space's secret;
                                             context: space id, client id,
                                             lane, epoch as on the wire */
+#define MEMX_LABEL_HEIR "memx heir 1"    /* the same of an HEIR's OPEN; its
+                                            context has the session, too */
 #endif

@@ -97,6 +97,12 @@ static bool request_fits(const MemxRequest *r)
         return unpaged && r->body_bytes == MEMX_OPEN_BYTES;
     case MEMX_OP_CLOSE:
         return unpaged && r->body_bytes == 0;
+    case MEMX_OP_OFFER:
+        return unpaged && r->body_bytes == MEMX_OFFER_BYTES;
+    case MEMX_OP_RECLAIM:
+    case MEMX_OP_COMMIT:
+    case MEMX_OP_RESIGN:
+        return unpaged && r->body_bytes == MEMX_ID_BYTES;
     case MEMX_OP_FETCH:
     case MEMX_OP_DROP:
         return paged && r->body_bytes == 0 && r->payload_bytes == 0;
@@ -174,6 +180,10 @@ static bool reply_fits(const MemxReply *r)
     case MEMX_OP_DROP:
     case MEMX_OP_RESERVE:
     case MEMX_OP_CLOSE:
+    case MEMX_OP_OFFER:
+    case MEMX_OP_RECLAIM:
+    case MEMX_OP_COMMIT:
+    case MEMX_OP_RESIGN:
         break;
     default:
         return false;
@@ -337,11 +347,21 @@ void memx_open_encode(uint8_t *wire, const MemxOpen *open)
     name_encode(wire + 112, open->vm_name);
     name_encode(wire + 176, open->region_name);
     memcpy(wire + 240, open->vm_uuid, MEMX_ID_BYTES);
+    memcpy(wire + 256, open->session, MEMX_ID_BYTES);
+}
+
+/* A session comes with HEIR, and with nothing else. */
+static bool session_fits(const MemxOpen *open)
+{
+    bool heir = open->flags & MEMX_OPEN_HEIR;
+
+    return heir != is_zero(open->session, MEMX_ID_BYTES) &&
+           !(heir && (open->flags & MEMX_OPEN_CREATE));
 }
 
 int memx_open_decode(MemxOpen *open, const uint8_t *wire, size_t bytes)
 {
-    if (bytes != MEMX_OPEN_BYTES || !is_zero(wire + 256, 16)) {
+    if (bytes != MEMX_OPEN_BYTES) {
         return -EPROTO;
     }
     memcpy(open->space, wire, MEMX_ID_BYTES);
@@ -354,8 +374,10 @@ int memx_open_decode(MemxOpen *open, const uint8_t *wire, size_t bytes)
     memcpy(open->secret, wire + 64, MEMX_ID_BYTES);
     memcpy(open->proof, wire + 80, MEMX_PROOF_BYTES);
     memcpy(open->vm_uuid, wire + 240, MEMX_ID_BYTES);
+    memcpy(open->session, wire + 256, MEMX_ID_BYTES);
     if (open->lane < MEMX_LANE_ORDERED || open->lane > MEMX_LANE_FETCH ||
-        (open->flags & ~MEMX_OPEN_CREATE) ||
+        (open->flags & ~(MEMX_OPEN_CREATE | MEMX_OPEN_HEIR)) ||
+        !session_fits(open) ||
         open->size_pages > MEMX_PAGES_MAX ||
         open->reserve_pages > MEMX_PAGES_MAX) {
         return -EPROTO;
@@ -400,6 +422,35 @@ int memx_opened_decode(MemxOpened *o, const uint8_t *wire, size_t bytes)
     return 0;
 }
 
+/* --- Hand-over --- */
+
+void memx_offer_encode(uint8_t *wire, const MemxOffer *offer)
+{
+    memcpy(wire, offer->session, MEMX_ID_BYTES);
+    memcpy(wire + 16, offer->heir, MEMX_ID_BYTES);
+}
+
+int memx_offer_decode(MemxOffer *offer, const uint8_t *wire, size_t bytes)
+{
+    if (bytes != MEMX_OFFER_BYTES || is_zero(wire, MEMX_ID_BYTES) ||
+        is_zero(wire + 16, MEMX_ID_BYTES)) {
+        return -EPROTO;
+    }
+    memcpy(offer->session, wire, MEMX_ID_BYTES);
+    memcpy(offer->heir, wire + 16, MEMX_ID_BYTES);
+    return 0;
+}
+
+int memx_session_decode(uint8_t session[MEMX_ID_BYTES], const uint8_t *wire,
+                        size_t bytes)
+{
+    if (bytes != MEMX_ID_BYTES || is_zero(wire, MEMX_ID_BYTES)) {
+        return -EPROTO;
+    }
+    memcpy(session, wire, MEMX_ID_BYTES);
+    return 0;
+}
+
 /* --- Names --- */
 
 static const char *const error_names[] = {
@@ -417,8 +468,9 @@ static const char *const error_names[] = {
     [MEMX_ERR_LANE] = "not on this lane or in this state",
     [MEMX_ERR_SHUTDOWN] = "server is shutting down",
     [MEMX_ERR_INTERNAL] = "internal error",
+    [MEMX_ERR_OFFERED] = "space is being handed over",
 };
-static_assert(G_N_ELEMENTS(error_names) == MEMX_ERR_INTERNAL + 1,
+static_assert(G_N_ELEMENTS(error_names) == MEMX_ERR_OFFERED + 1,
               "each error has a name");
 
 const char *memx_error_name(unsigned error)
@@ -450,6 +502,14 @@ const char *memx_opcode_name(unsigned opcode)
         return "RESERVE";
     case MEMX_OP_CLOSE:
         return "CLOSE";
+    case MEMX_OP_OFFER:
+        return "OFFER";
+    case MEMX_OP_RECLAIM:
+        return "RECLAIM";
+    case MEMX_OP_COMMIT:
+        return "COMMIT";
+    case MEMX_OP_RESIGN:
+        return "RESIGN";
     default:
         return "unknown opcode";
     }

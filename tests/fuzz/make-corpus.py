@@ -10,6 +10,7 @@ import sys
 
 HELLO, AUTH, OPEN, PING, FETCH = 1, 2, 3, 8, 16
 STORE, COMPARE, DROP, RESERVE, CLOSE = 32, 33, 34, 35, 36
+OFFER, RECLAIM, COMMIT, RESIGN = 37, 38, 39, 40
 FULL, NOT_HELD = 7, 9
 PAGE = 4096
 ALL = (1 << 64) - 1
@@ -46,6 +47,12 @@ def open_space(lane=1, create=True, name=b"vm", size=1024, reserve=128):
                        b"S" * 16 if create else b"",
                        b"" if create else b"p" * 32, name, b"pc.ram",
                        b"u" * 16, 0, 0)
+
+
+def heir(lane=1):
+    opening = bytearray(open_space(lane, create=False))
+    struct.pack_into("<I", opening, 36, 2)
+    return bytes(opening[:256]) + b"e" * 16
 
 
 def opened(size=1024, held=3):
@@ -104,6 +111,12 @@ def session_streams():
     yield "close", start + store(1, 3) + request(CLOSE, 4) + \
         request(OPEN, 5, body=open_space()) + request(PING, 6)
     yield "half-a-store", start + store(7, 3)[:6000]
+    offer = request(OFFER, 3, body=b"e" * 16 + b"h" * 16)
+    yield "offer", start + offer + store(1, 4) + \
+        request(RECLAIM, 5, body=b"e" * 16) + store(1, 6)
+    yield "resign", start + offer + request(RESIGN, 4, body=b"e" * 16) + \
+        request(RECLAIM, 5, body=b"e" * 16) + request(CLOSE, 6)
+    yield "commit", start + offer + request(COMMIT, 4, body=b"e" * 16)
 
 
 def client_streams():
@@ -172,6 +185,8 @@ def corpora():
     yield "request", "store", store(ALL)[:40]
     yield "request", "compare", compare(5)[:40]
     yield "request", "drop", request(DROP, 1, 2, 3)
+    yield "request", "offer", request(OFFER, body=b"e" * 32)[:40]
+    yield "request", "commit", request(COMMIT, body=b"e" * 16)[:40]
     yield "request", "reserve", request(RESERVE, 1, 1 << 40)
     yield "request", "hello", request(HELLO, body=hello())[:40]
     yield "reply", "ping", reply(PING)
@@ -185,6 +200,9 @@ def corpora():
     yield "welcome", "auth", welcome(1)
     yield "open", "create", open_space()
     yield "open", "attach", open_space(3, create=False)
+    yield "open", "heir", heir()
+    yield "offer", "both", b"e" * 16 + b"h" * 16
+    yield "offer", "session", b"e" * 16
     yield "open", "utf-8", open_space(name="Größe-\u6771".encode())
     yield "opened", "some", opened()
     yield "opened", "none", opened(1, 0)

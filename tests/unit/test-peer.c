@@ -187,6 +187,11 @@ static void test_proofs(void)
     memx_auth_space_proof(&open, secret, client_nonce, server_nonce, proof);
     assert_hex(proof, sizeof(proof), "96cd507953c3d7d92135f4e06a9fec35"
                "713f1f55d16112d679260d6b5f783c62");
+    open.flags = MEMX_OPEN_HEIR;
+    count_up(open.session, MEMX_ID_BYTES, 0xb0);
+    memx_auth_space_proof(&open, secret, client_nonce, server_nonce, proof);
+    assert_hex(proof, sizeof(proof), "92b44c23eae29f98a32500d85201e6dd"
+               "1bdbda1cad57ac4bbf787d2d0fa84540");
 
     memx_auth_wrap(key, open.space, client_nonce, server_nonce, secret);
     assert_hex(secret, sizeof(secret), "feb83c726eaaad6bd378ecae51bf635c");

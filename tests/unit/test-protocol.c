@@ -34,6 +34,19 @@ static const char create_hex[] =
     "0000000000000000000000000000000000000000000000000000000000000000"
     "00000000000000000000000000000000707172737475767778797a7b7c7d7e7f"
     "00000000000000000000000000000000";
+static const char heir_hex[] =
+    "101112131415161718191a1b1c1d1e1f303132333435363738393a3b3c3d3e3f"
+    "0200000002000000070000000000000000000000000000000000000000000000"
+    "00000000000000000000000000000000909192939495969798999a9b9c9d9e9f"
+    "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf766d0000000000000000000000000000"
+    "0000000000000000000000000000000000000000000000000000000000000000"
+    "0000000000000000000000000000000070632e72616d00000000000000000000"
+    "0000000000000000000000000000000000000000000000000000000000000000"
+    "00000000000000000000000000000000707172737475767778797a7b7c7d7e7f"
+    "b0b1b2b3b4b5b6b7b8b9babbbcbdbebf";
+static const char offer_hex[] =
+    "b0b1b2b3b4b5b6b7b8b9babbbcbdbebf303132333435363738393a3b3c3d3e3f";
+static const char session_hex[] = "b0b1b2b3b4b5b6b7b8b9babbbcbdbebf";
 static const char opened_hex[] =
     "0500000000000000000010000000000000000800000000003412000000000000";
 
@@ -170,6 +183,44 @@ static void test_open_golden(void)
     g_assert_cmpmem(&decoded, sizeof(decoded), &open, sizeof(open));
 }
 
+static void test_heir_golden(void)
+{
+    MemxOpen open, decoded;
+    uint8_t wire[MEMX_OPEN_BYTES];
+
+    memset(&open, 0, sizeof(open));
+    open.lane = MEMX_LANE_FAULT;
+    open.flags = MEMX_OPEN_HEIR;
+    open.epoch = 7;
+    count_up(open.space, MEMX_ID_BYTES, 0x10);
+    count_up(open.client, MEMX_ID_BYTES, 0x30);
+    count_up(open.proof, MEMX_PROOF_BYTES, 0x90);
+    count_up(open.vm_uuid, MEMX_ID_BYTES, 0x70);
+    count_up(open.session, MEMX_ID_BYTES, 0xb0);
+    memx_name_set(open.vm_name, "vm");
+    memx_name_set(open.region_name, "pc.ram");
+    memx_open_encode(wire, &open);
+    assert_golden(wire, sizeof(wire), heir_hex);
+    memset(&decoded, 0, sizeof(decoded));
+    g_assert_cmpint(memx_open_decode(&decoded, wire, sizeof(wire)), ==, 0);
+    g_assert_cmpmem(&decoded, sizeof(decoded), &open, sizeof(open));
+}
+
+static void test_offer_golden(void)
+{
+    MemxOffer offer, decoded;
+    uint8_t wire[MEMX_OFFER_BYTES], session[MEMX_ID_BYTES];
+
+    count_up(offer.session, MEMX_ID_BYTES, 0xb0);
+    count_up(offer.heir, MEMX_ID_BYTES, 0x30);
+    memx_offer_encode(wire, &offer);
+    assert_golden(wire, sizeof(wire), offer_hex);
+    g_assert_cmpint(memx_offer_decode(&decoded, wire, sizeof(wire)), ==, 0);
+    g_assert_cmpmem(&decoded, sizeof(decoded), &offer, sizeof(offer));
+    g_assert_cmpint(memx_session_decode(session, wire, MEMX_ID_BYTES), ==, 0);
+    assert_golden(session, sizeof(session), session_hex);
+}
+
 static void test_opened_golden(void)
 {
     MemxOpened opened = { 5, 0x100000, 0x80000, 0x1234 }, decoded;
@@ -193,6 +244,10 @@ static void test_numbers(void)
     g_assert_cmpuint(MEMX_OP_DROP, ==, 34);
     g_assert_cmpuint(MEMX_OP_RESERVE, ==, 35);
     g_assert_cmpuint(MEMX_OP_CLOSE, ==, 36);
+    g_assert_cmpuint(MEMX_OP_OFFER, ==, 37);
+    g_assert_cmpuint(MEMX_OP_RECLAIM, ==, 38);
+    g_assert_cmpuint(MEMX_OP_COMMIT, ==, 39);
+    g_assert_cmpuint(MEMX_OP_RESIGN, ==, 40);
 
     g_assert_cmpuint(MEMX_ERR_NONE, ==, 0);
     g_assert_cmpuint(MEMX_ERR_MALFORMED, ==, 1);
@@ -208,6 +263,7 @@ static void test_numbers(void)
     g_assert_cmpuint(MEMX_ERR_LANE, ==, 11);
     g_assert_cmpuint(MEMX_ERR_SHUTDOWN, ==, 12);
     g_assert_cmpuint(MEMX_ERR_INTERNAL, ==, 13);
+    g_assert_cmpuint(MEMX_ERR_OFFERED, ==, 14);
 
     g_assert_cmpuint(MEMX_LANE_ORDERED, ==, 1);
     g_assert_cmpuint(MEMX_LANE_FAULT, ==, 2);
@@ -215,6 +271,8 @@ static void test_numbers(void)
     g_assert_cmpuint(MEMX_FEATURE_TLS, ==, 1);
     g_assert_cmpuint(MEMX_WELCOME_AUTH, ==, 1);
     g_assert_cmpuint(MEMX_OPEN_CREATE, ==, 1);
+    g_assert_cmpuint(MEMX_OPEN_HEIR, ==, 2);
+    g_assert_cmpuint(MEMX_OFFER_BYTES, ==, 32);
     g_assert_cmpuint(MEMX_PROTOCOL_VERSION, ==, 1);
     g_assert_cmpuint(MEMX_BODY_MAX, ==, 1024);
     g_assert_cmpuint(MEMX_PAYLOAD_MAX, ==, 262144);
@@ -222,13 +280,14 @@ static void test_numbers(void)
 
 static void test_names(void)
 {
-    for (unsigned i = 0; i <= MEMX_ERR_INTERNAL; i++) {
+    for (unsigned i = 0; i <= MEMX_ERR_OFFERED; i++) {
         g_assert_cmpstr(memx_error_name(i), !=, "unknown error");
     }
-    g_assert_cmpstr(memx_error_name(MEMX_ERR_INTERNAL + 1), ==,
+    g_assert_cmpstr(memx_error_name(MEMX_ERR_OFFERED + 1), ==,
                     "unknown error");
     g_assert_cmpstr(memx_error_name(UINT_MAX), ==, "unknown error");
     g_assert_cmpstr(memx_opcode_name(MEMX_OP_STORE), ==, "STORE");
+    g_assert_cmpstr(memx_opcode_name(MEMX_OP_RESIGN), ==, "RESIGN");
     g_assert_cmpstr(memx_opcode_name(UINT_MAX), ==, "unknown opcode");
 }
 
@@ -276,11 +335,15 @@ static void test_request_shapes(void)
         { MEMX_OP_RESERVE, 0, 0, 0, 0 },
         { MEMX_OP_RESERVE, MEMX_PAGES_MAX, 0, 0, 0 },
         { MEMX_OP_CLOSE, 0, 0, 0, 0 },
+        { MEMX_OP_OFFER, 0, 0, 32, 0 },
+        { MEMX_OP_RECLAIM, 0, 0, 16, 0 },
+        { MEMX_OP_COMMIT, 0, 0, 16, 0 },
+        { MEMX_OP_RESIGN, 0, 0, 16, 0 },
     };
     static const Shape bad[] = {
         { 0, 0, 0, 0, 0 },
         { 4, 0, 0, 0, 0 },
-        { 37, 0, 0, 0, 0 },
+        { 41, 0, 0, 16, 0 },
         { 0xffff, 0, 0, 0, 0 },
         { MEMX_OP_HELLO, 0, 0, 55, 0 },
         { MEMX_OP_HELLO, 1, 0, 56, 0 },
@@ -313,6 +376,16 @@ static void test_request_shapes(void)
         { MEMX_OP_RESERVE, 0, 1, 0, 0 },
         { MEMX_OP_RESERVE, MEMX_PAGES_MAX + 1, 0, 0, 0 },
         { MEMX_OP_CLOSE, 1, 0, 0, 0 },
+        { MEMX_OP_OFFER, 0, 0, 16, 0 },
+        { MEMX_OP_OFFER, 1, 0, 32, 0 },
+        { MEMX_OP_OFFER, 0, 1, 32, 0 },
+        { MEMX_OP_OFFER, 0, 0, 32, 4096 },
+        { MEMX_OP_RECLAIM, 0, 0, 0, 0 },
+        { MEMX_OP_RECLAIM, 0, 1, 16, 0 },
+        { MEMX_OP_COMMIT, 0, 0, 32, 0 },
+        { MEMX_OP_COMMIT, 1, 0, 16, 0 },
+        { MEMX_OP_RESIGN, 0, 0, 17, 0 },
+        { MEMX_OP_RESIGN, 0, 0, 16, 1 },
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(good); i++) {
@@ -375,6 +448,20 @@ static int decode_opened(const uint8_t *wire, size_t bytes)
     MemxOpened opened;
 
     return memx_opened_decode(&opened, wire, bytes);
+}
+
+static int decode_offer(const uint8_t *wire, size_t bytes)
+{
+    MemxOffer offer;
+
+    return memx_offer_decode(&offer, wire, bytes);
+}
+
+static int decode_session(const uint8_t *wire, size_t bytes)
+{
+    uint8_t session[MEMX_ID_BYTES];
+
+    return memx_session_decode(session, wire, bytes);
 }
 
 static void refuse(Decode *decode, const char *hex, const Damage *damages,
@@ -462,7 +549,8 @@ static void test_open_refused(void)
         { "no lane", 32, 1, "\0" },
         { "an unknown lane", 32, 1, "\004" },
         { "CREATE on the fault lane", 32, 1, "\002" },
-        { "an unknown flag", 36, 1, "\003" },
+        { "an unknown flag", 36, 1, "\005" },
+        { "CREATE and HEIR", 36, 1, "\003" },
         { "attach with a secret and a reservation", 36, 1, "\0" },
         { "CREATE of size 0", 50, 1, "\0" },
         { "size", 48, 8, FF8 },
@@ -475,11 +563,37 @@ static void test_open_refused(void)
         { "a newline in a name", 115, 2, "\n-" },
         { "a C1 control character in a name", 115, 2, "\302\233" },
         { "an escape in the region's name", 176, 1, "\033" },
-        { "reserved", 256, 1, "\001" },
-        { "reserved, end", 271, 1, "\001" },
+        { "CREATE with a session", 256, 1, "\001" },
+        { "CREATE with a session, end", 271, 1, "\001" },
     };
 
     refuse(decode_open, create_hex, damages, G_N_ELEMENTS(damages));
+}
+
+#define ZERO16 "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+
+static void test_heir_refused(void)
+{
+    static const Damage damages[] = {
+        { "a session without HEIR", 36, 1, "\0" },
+        { "HEIR and CREATE", 36, 1, "\003" },
+        { "no session", 256, 16, ZERO16 },
+        { "a reservation", 56, 1, "\001" },
+        { "a secret", 64, 1, "\001" },
+    };
+
+    refuse(decode_open, heir_hex, damages, G_N_ELEMENTS(damages));
+}
+
+static void test_offer_refused(void)
+{
+    static const Damage damages[] = {
+        { "no session", 0, 16, ZERO16 },
+        { "no heir", 16, 16, ZERO16 },
+    };
+
+    refuse(decode_offer, offer_hex, damages, G_N_ELEMENTS(damages));
+    refuse(decode_session, session_hex, damages, 1);
 }
 
 static void test_attach(void)
@@ -521,6 +635,9 @@ static void test_lengths_refused(void)
         { decode_hello, hello_hex },
         { decode_welcome, welcome_hex },
         { decode_open, create_hex },
+        { decode_open, heir_hex },
+        { decode_offer, offer_hex },
+        { decode_session, session_hex },
         { decode_opened, opened_hex },
     };
 
@@ -595,6 +712,8 @@ int main(int argc, char **argv)
     g_test_add_func("/memx/protocol/golden/hello", test_hello_golden);
     g_test_add_func("/memx/protocol/golden/welcome", test_welcome_golden);
     g_test_add_func("/memx/protocol/golden/open", test_open_golden);
+    g_test_add_func("/memx/protocol/golden/heir", test_heir_golden);
+    g_test_add_func("/memx/protocol/golden/offer", test_offer_golden);
     g_test_add_func("/memx/protocol/golden/opened", test_opened_golden);
     g_test_add_func("/memx/protocol/numbers", test_numbers);
     g_test_add_func("/memx/protocol/names", test_names);
@@ -604,6 +723,8 @@ int main(int argc, char **argv)
     g_test_add_func("/memx/protocol/refused/hello", test_hello_refused);
     g_test_add_func("/memx/protocol/refused/welcome", test_welcome_refused);
     g_test_add_func("/memx/protocol/refused/open", test_open_refused);
+    g_test_add_func("/memx/protocol/refused/heir", test_heir_refused);
+    g_test_add_func("/memx/protocol/refused/offer", test_offer_refused);
     g_test_add_func("/memx/protocol/refused/opened", test_opened_refused);
     g_test_add_func("/memx/protocol/refused/lengths", test_lengths_refused);
     g_test_add_func("/memx/protocol/attach", test_attach);
