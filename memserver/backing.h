@@ -41,7 +41,7 @@ typedef enum MsBackingFile {
 /* The names under which systemd keeps them. */
 extern const char *const ms_backing_names[MS_N_FILES];
 
-#define MS_LAYOUT_VERSION 1u
+#define MS_LAYOUT_VERSION 2u
 #define MS_RECORD_BYTES 1024u
 #define MS_MAX_SPACES 65535u
 #define MS_INDEX_BYTES ((MS_MAX_SPACES + 1ull) * MS_RECORD_BYTES)
@@ -59,10 +59,23 @@ typedef struct MsSuperblock {
     uint8_t instance[MEMX_ID_BYTES];
 } MsSuperblock;
 
-/* Who may write a space. */
+/* Whether a space is being handed over; offer.c. */
+typedef enum MsOfferState {
+    MS_OFFER_NONE,
+    MS_OFFER_MADE,      /* to the heir; the owner may take it back */
+    MS_OFFER_RESIGNED,  /* the owner never will */
+    MS_N_OFFER_STATES,
+} MsOfferState;
+
+/* Who may write a space, and who shall. */
 typedef struct MsOwner {
     uint8_t client[MEMX_ID_BYTES];
     uint64_t epoch;
+    uint8_t session[MEMX_ID_BYTES]; /* by which it became the owner, if by
+                                       COMMIT; else zero */
+    uint32_t offer_state;           /* MsOfferState; unless NONE: */
+    uint32_t unused;
+    MemxOffer offer;
 } MsOwner;
 
 /* A commit in progress; space.c says how it is used. */
@@ -88,7 +101,7 @@ typedef struct MsRecord {
     char vm_name[MEMX_NAME_BYTES];
     char region_name[MEMX_NAME_BYTES];
     MsRedo redo;
-    uint8_t unused[480];
+    uint8_t unused[368];
 } MsRecord;
 
 _Static_assert(sizeof(MsRecord) == MS_RECORD_BYTES, "layout of the index");

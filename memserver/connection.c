@@ -17,6 +17,7 @@
 #include "connection.h"
 #include "lanes.h"
 #include "log.h"
+#include "offer.h"
 
 /* Fault path. */
 int ms_connection_reply(MsConnection *connection, MemxReply *reply,
@@ -81,6 +82,7 @@ static int done(MsConnection *connection, uint64_t mask)
 static int serve_fetch(MsConnection *connection, const MemxRequest *request)
 {
     MsSpace *space = connection->space;
+    MsPins *pins = ms_space_pins(space, connection->side, connection->lane);
     unsigned n = memx_mask_pages(request->mask);
     MemxReply reply = {
         .mask = request->mask,
@@ -90,8 +92,7 @@ static int serve_fetch(MsConnection *connection, const MemxRequest *request)
     struct iovec iov[MEMX_GROUP_PAGES];
     int ret;
 
-    ret = ms_space_pin(space, connection->lane, request->group,
-                       request->mask, frames);
+    ret = ms_space_pin(space, pins, request->group, request->mask, frames);
     if (ret < 0) {
         return refuse_errno(connection, ret);
     }
@@ -100,7 +101,7 @@ static int serve_fetch(MsConnection *connection, const MemxRequest *request)
     ret = ms_connection_reply(
         connection, &reply, NULL, iov,
         ms_frames_iov(space->store->frames, frames, n, iov));
-    ms_space_unpin(space, connection->lane);
+    ms_space_unpin(pins);
     return ret;
 }
 
@@ -171,13 +172,17 @@ static int serve_close(MsConnection *connection)
 {
     MsServer *server = connection->server;
     MsSpace *space = connection->space;
-    bool mine;
+    MemxError error;
 
     g_mutex_lock(&server->lock);
-    mine = ms_lanes_end_space_locked(server, space, connection);
+    error = ms_offer_check_close_locked(connection);
+    if (error == MEMX_ERR_NONE &&
+        !ms_lanes_end_space_locked(server, space, connection)) {
+        error = MEMX_ERR_NO_SPACE;
+    }
     g_mutex_unlock(&server->lock);
-    if (!mine) {
-        return ms_connection_refuse(connection, MEMX_ERR_NO_SPACE);
+    if (error != MEMX_ERR_NONE) {
+        return ms_connection_refuse(connection, error);
     }
     ms_log_info("space of VM '%s' closed by its client",
                 space->record->vm_name);
@@ -185,20 +190,70 @@ static int serve_close(MsConnection *connection)
     return done(connection, 0);
 }
 
+static int serve_handover(MsConnection *connection,
+                          const MemxRequest *request, const uint8_t *body)
+{
+    bool made = request->opcode == MEMX_OP_OFFER;
+    MemxOffer offer;
+    MemxError error;
+
+    if ((made ? memx_offer_decode(&offer, body, request->body_bytes) :
+         memx_session_decode(offer.session, body, request->body_bytes)) < 0) {
+        ms_connection_refuse(connection, MEMX_ERR_MALFORMED);
+        return -EPROTO;
+    }
+    switch (request->opcode) {
+    case MEMX_OP_OFFER:
+        error = ms_offer_make(connection, &offer);
+        break;
+    case MEMX_OP_RECLAIM:
+        error = ms_offer_reclaim(connection, offer.session);
+        break;
+    case MEMX_OP_COMMIT:
+        error = ms_offer_commit(connection, offer.session);
+        break;
+    default:
+        error = ms_offer_resign(connection, offer.session);
+        break;
+    }
+    return error != MEMX_ERR_NONE ? ms_connection_refuse(connection, error) :
+           done(connection, 0);
+}
+
+static int serve_write(MsConnection *connection, const MemxRequest *request,
+                       const uint8_t *body)
+{
+    if (!connection->may_write) {
+        return ms_connection_refuse(connection,
+                                    ms_offer_write_error(connection));
+    }
+    switch (request->opcode) {
+    case MEMX_OP_STORE:
+        return serve_store(connection, request, body);
+    case MEMX_OP_DROP:
+        return serve_drop(connection, request);
+    default:
+        return serve_reserve(connection, request);
+    }
+}
+
 static int serve_ordered(MsConnection *connection, const MemxRequest *request,
                          const uint8_t *body)
 {
     switch (request->opcode) {
     case MEMX_OP_STORE:
-        return serve_store(connection, request, body);
+    case MEMX_OP_DROP:
+    case MEMX_OP_RESERVE:
+        return serve_write(connection, request, body);
     case MEMX_OP_COMPARE:
         return serve_compare(connection, request, body);
-    case MEMX_OP_DROP:
-        return serve_drop(connection, request);
-    case MEMX_OP_RESERVE:
-        return serve_reserve(connection, request);
     case MEMX_OP_CLOSE:
         return serve_close(connection);
+    case MEMX_OP_OFFER:
+    case MEMX_OP_RECLAIM:
+    case MEMX_OP_COMMIT:
+    case MEMX_OP_RESIGN:
+        return serve_handover(connection, request, body);
     default:
         return ms_connection_refuse(connection, MEMX_ERR_LANE);
     }

@@ -2,7 +2,8 @@
 /*
  * Theory of operation
  *
- * A space has at most one connection for each lane.  A client that lost a
+ * A space has at most one connection for each lane and side: its owner, and
+ * its heir while it is offered (offer.c).  A client that lost a
  * connection opens the lane again, maybe before the server noticed the loss.
  * The predecessor's channel is shut down then, which makes its thread's
  * calls fail, and OPEN is answered only after that thread has left the lane:
@@ -12,11 +13,12 @@
  * A space has one owner, a client id with an epoch.
  *   same client, same epoch     replaces the lane's predecessor
  *   same client, higher epoch   ends all lanes of the lower epoch first
- *   same client, lower epoch    EPOCH: it has been fenced
+ *   any client, lower epoch     EPOCH: it has been fenced
  *   other client, owner here    OWNED
  *   other client, owner gone    becomes the owner if its epoch is higher,
  *                               else EPOCH
  * That somebody may open the space at all was proven before, with its secret.
+ * While the space is offered only the owner and its heir may.
  *
  * The lock is released while waiting, so a space may be gone, and even
  * another one be there, when the wait is over: it is looked up again, by its
@@ -25,16 +27,35 @@
 #include <errno.h>
 #include <string.h>
 #include "lanes.h"
+#include "offer.h"
 #include "urgent.h"
 
-bool ms_lanes_any_locked(const MsSpace *space)
+bool ms_lanes_side_any_locked(const MsSpace *space, unsigned side)
 {
     for (int lane = 0; lane < MS_LANES; lane++) {
-        if (space->lanes[lane]) {
+        if (space->sides[side].lanes[lane]) {
             return true;
         }
     }
     return false;
+}
+
+bool ms_lanes_any_locked(const MsSpace *space)
+{
+    return ms_lanes_side_any_locked(space, 0) ||
+           ms_lanes_side_any_locked(space, 1);
+}
+
+void ms_lanes_fence_locked(MsSpace *space, unsigned side)
+{
+    for (int lane = 0; lane < MS_LANES; lane++) {
+        MsConnection *connection = space->sides[side].lanes[lane];
+
+        if (connection) {
+            connection->fenced = true;
+            memx_channel_shutdown(connection->channel);
+        }
+    }
 }
 
 void ms_lanes_secret(MsServer *server, const uint8_t *id, uint8_t *secret)
@@ -50,61 +71,64 @@ void ms_lanes_secret(MsServer *server, const uint8_t *id, uint8_t *secret)
     g_mutex_unlock(&server->lock);
 }
 
-static MemxError check_owner_locked(const MsSpace *space,
-                                    const MemxOpen *open)
-{
-    const MsOwner *owner = ms_space_owner(space);
-    bool same = !memcmp(owner->client, open->client, MEMX_ID_BYTES);
-
-    if (!same && ms_lanes_any_locked(space)) {
-        return MEMX_ERR_OWNED;
-    }
-    if (open->epoch < owner->epoch ||
-        (!same && open->epoch == owner->epoch)) {
-        return MEMX_ERR_EPOCH;
-    }
-    if (open->size_pages && open->size_pages != space->size_pages) {
-        return MEMX_ERR_RANGE;
-    }
-    return MEMX_ERR_NONE;
-}
-
 /* Shuts down what must be gone before @open can be granted; true if there is
  * any such. */
-static bool clear_way_locked(MsSpace *space, const MemxOpen *open)
+static bool clear_way_locked(MsSpace *space, const MemxOpen *open,
+                             unsigned side)
 {
-    bool fences = open->epoch > ms_space_owner(space)->epoch;
+    const MsOwner *owner = ms_space_owner(space);
+    bool fences = side == space->owner_side && open->epoch > owner->epoch;
     bool any = false;
 
     for (unsigned lane = 0; lane < MS_LANES; lane++) {
-        if (space->lanes[lane] && (fences || lane == open->lane)) {
-            memx_channel_shutdown(space->lanes[lane]->channel);
+        MsConnection *connection = space->sides[side].lanes[lane];
+
+        if (connection && (fences || lane == open->lane)) {
+            memx_channel_shutdown(connection->channel);
             any = true;
         }
     }
-    return any;
+    /* A side that has lost, and is about to leave. */
+    return any || (owner->offer_state == MS_OFFER_NONE &&
+                   ms_lanes_side_any_locked(space, !side));
+}
+
+/* The space's owner, with @open a lane of it. */
+static void take_locked(MsSpace *space, const MemxOpen *open)
+{
+    MsOwner next = *ms_space_owner(space);
+
+    if (memcmp(next.client, open->client, MEMX_ID_BYTES)) {
+        next = (MsOwner) { 0 };
+        memcpy(next.client, open->client, MEMX_ID_BYTES);
+    } else if (next.epoch == open->epoch) {
+        return;
+    }
+    next.epoch = open->epoch;
+    ms_space_set_owner(space, &next);
 }
 
 static void join_locked(MsConnection *connection, MsSpace *space,
-                        const MemxOpen *open, MemxOpened *opened)
+                        const MemxOpen *open, unsigned side,
+                        MemxOpened *opened)
 {
-    const MsOwner *owner = ms_space_owner(space);
-
-    if (owner->epoch != open->epoch ||
-        memcmp(owner->client, open->client, MEMX_ID_BYTES)) {
-        ms_space_set_owner(space, open->client, open->epoch);
+    if (side == space->owner_side) {
+        take_locked(space, open);
     }
     atomic_store(&space->record->orphaned_s, 0);
-    space->lanes[open->lane] = connection;
+    space->sides[side].lanes[open->lane] = connection;
     connection->space = space;
+    connection->side = side;
     connection->lane = open->lane;
+    connection->may_write = side == space->owner_side &&
+        ms_space_owner(space)->offer_state == MS_OFFER_NONE;
     if (open->lane == MEMX_LANE_FAULT) {
         memx_channel_urgent(connection->channel);
         memx_thread_urgent(); /* this connection's own */
     }
     connection->stage = MS_STAGE_SERVED;
     *opened = (MemxOpened) {
-        .epoch = open->epoch,
+        .epoch = ms_space_owner(space)->epoch,
         .size_pages = space->size_pages,
         .reserved_pages = atomic_load(&space->record->reserved_pages),
         .held_pages = atomic_load(&space->held_pages),
@@ -122,7 +146,7 @@ static MemxError create_locked(MsConnection *connection, const MemxOpen *open,
     }
     switch (ms_store_create(server->store, open, secret, &space)) {
     case 0:
-        join_locked(connection, space, open, opened);
+        join_locked(connection, space, open, space->owner_side, opened);
         return MEMX_ERR_NONE;
     case -EEXIST:
         return MEMX_ERR_EXISTS;
@@ -141,6 +165,7 @@ static MemxError attach_locked(MsConnection *connection, const MemxOpen *open,
     for (;;) {
         MsSpace *space;
         MemxError error;
+        unsigned side;
 
         if (server->stopping) {
             return MEMX_ERR_SHUTDOWN;
@@ -150,12 +175,15 @@ static MemxError attach_locked(MsConnection *connection, const MemxOpen *open,
             !memx_auth_equal(space->record->secret, secret, MEMX_ID_BYTES)) {
             return MEMX_ERR_NO_SPACE;
         }
-        error = check_owner_locked(space, open);
+        error = ms_offer_find_side_locked(space, open, &side);
         if (error != MEMX_ERR_NONE) {
             return error;
         }
-        if (!clear_way_locked(space, open)) {
-            join_locked(connection, space, open, opened);
+        if (open->size_pages && open->size_pages != space->size_pages) {
+            return MEMX_ERR_RANGE;
+        }
+        if (!clear_way_locked(space, open, side)) {
+            join_locked(connection, space, open, side, opened);
             return MEMX_ERR_NONE;
         }
         g_cond_wait(&server->changed, &server->lock);
@@ -189,7 +217,7 @@ void ms_lanes_leave(MsConnection *connection)
         for (int i = 0; i < MS_N_COUNTERS; i++) {
             space->counters[i] += atomic_load(&connection->counters[i]);
         }
-        space->lanes[connection->lane] = NULL;
+        space->sides[connection->side].lanes[connection->lane] = NULL;
         connection->space = NULL;
         if (!ms_lanes_any_locked(space)) {
             atomic_store(&space->record->orphaned_s,
@@ -211,9 +239,12 @@ bool ms_lanes_end_space_locked(MsServer *server, MsSpace *space,
     space->ending = true;
     do {
         others = false;
-        for (int lane = 0; lane < MS_LANES; lane++) {
-            if (space->lanes[lane] && space->lanes[lane] != self) {
-                memx_channel_shutdown(space->lanes[lane]->channel);
+        for (int i = 0; i < MS_SIDES * MS_LANES; i++) {
+            MsConnection *lane =
+                space->sides[i / MS_LANES].lanes[i % MS_LANES];
+
+            if (lane && lane != self) {
+                memx_channel_shutdown(lane->channel);
                 others = true;
             }
         }

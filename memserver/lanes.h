@@ -31,6 +31,12 @@ void ms_lanes_leave(MsConnection *connection);
 bool ms_lanes_end_space_locked(MsServer *server, MsSpace *space,
                                MsConnection *self);
 
+/* Whether anybody has a lane; whether anybody of that side. */
 bool ms_lanes_any_locked(const MsSpace *space);
+bool ms_lanes_side_any_locked(const MsSpace *space, unsigned side);
+
+/* Ends all connections of that side, which lost the space.  They leave soon
+ * after (server->changed). */
+void ms_lanes_fence_locked(MsSpace *space, unsigned side);
 
 #endif

@@ -61,7 +61,8 @@ static void print_server(JsonObject *s)
            (int)json_object_get_int_member(s, "turned_away"));
 }
 
-static void print_clients(JsonObject *space)
+/* The hosts of one side. */
+static void print_clients(JsonObject *space, const char *side)
 {
     JsonArray *clients = json_object_get_array_member(space, "clients");
     const char *before = NULL;
@@ -74,12 +75,33 @@ static void print_clients(JsonObject *space)
             address, strrchr(address, ':') ?
             (size_t)(strrchr(address, ':') - address) : strlen(address));
 
+        if (strcmp(json_object_get_string_member(client, "side"), side)) {
+            continue;
+        }
         /* Three lanes of one host, mostly. */
         if (!before || !g_str_has_prefix(before, host)) {
-            printf("%s%s", i ? ", " : "", host);
+            printf("%s%s", before ? ", " : "", host);
         }
         before = address;
     }
+    printf("%s", before ? "" : "not connected");
+}
+
+/* A migration that nobody has decided yet. */
+static void print_offer(JsonObject *space)
+{
+    JsonObject *offer;
+
+    if (!json_object_has_member(space, "offer")) {
+        return;
+    }
+    offer = json_object_get_object_member(space, "offer");
+    printf("  offered   to a migration's destination, ");
+    print_clients(space, "heir");
+    printf("%s; session %.8s\n",
+           json_object_get_boolean_member(offer, "owner_resigned") ?
+           ", the source has left" : "",
+           json_object_get_string_member(offer, "session"));
 }
 
 static void print_space(JsonObject *space)
@@ -105,9 +127,10 @@ static void print_space(JsonObject *space)
         printf("  owner     ORPHANED for %s; created %s ago\n", since, age);
     } else {
         printf("  owner     ");
-        print_clients(space);
+        print_clients(space, "owner");
         printf("; created %s ago\n", age);
     }
+    print_offer(space);
 }
 
 int memxctl_status(int argc, char **argv)

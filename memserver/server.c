@@ -228,8 +228,8 @@ void ms_space_count_locked(const MsSpace *space,
                            uint64_t counters[MS_N_COUNTERS])
 {
     memcpy(counters, space->counters, sizeof(space->counters));
-    for (int lane = 0; lane < MS_LANES; lane++) {
-        add_counters(counters, space->lanes[lane]);
+    for (int i = 0; i < MS_SIDES * MS_LANES; i++) {
+        add_counters(counters, space->sides[i / MS_LANES].lanes[i % MS_LANES]);
     }
 }
 
@@ -312,6 +312,13 @@ static bool drop_locked(MsServer *server, const char *prefix, bool force,
                     "VM '%s' uses this space and would lose its memory; "
                     "with --force it is dropped all the same",
                     space->record->vm_name);
+        return false;
+    }
+    if (ms_space_owner(space)->offer_state != MS_OFFER_NONE && !force) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_BUSY,
+                    "VM '%s' is being migrated and one of its hosts may "
+                    "still come for this space; with --force it is dropped "
+                    "all the same", space->record->vm_name);
         return false;
     }
     ms_log_warn("space of VM '%s' (region '%s', %" G_GUINT64_FORMAT

@@ -37,8 +37,11 @@ typedef struct MsConnection {
     bool greeted;               /* HELLO was answered */
     uint8_t client_nonce[MEMX_NONCE_BYTES];
     uint8_t server_nonce[MEMX_NONCE_BYTES];
-    MsSpace *space;             /* and under the server's lock: lane */
+    MsSpace *space;             /* and under the server's lock: side, lane */
+    unsigned side;
     MemxLane lane;
+    bool may_write;             /* an owner's, unless the space is offered:
+                                   set by no other thread, see offer.c */
 
     /* Of its thread, read by others. */
     _Atomic uint64_t counters[MS_N_COUNTERS];
@@ -49,6 +52,7 @@ typedef struct MsConnection {
     GList link;                 /* in server->connections, oldest first */
     MsStage stage;              /* written by its thread */
     bool doomed;                /* a stranger that made room for another */
+    bool fenced;                /* its side lost the space, for ever */
 } MsConnection;
 
 struct MsServer {
@@ -105,7 +109,7 @@ void ms_server_tick(MsServer *server);
 
 /*
  * Drops the space whose id, in hexadecimal, begins with @prefix; one that has
- * connections only with @force.  Any thread but a connection's.
+ * connections, or is offered, only with @force.  Any thread but a connection's.
  */
 bool ms_server_drop(MsServer *server, const char *prefix, bool force,
                     GError **error);

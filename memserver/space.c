@@ -7,8 +7,10 @@
  * and never while one does.  So a page changes by one store of 32 bits, its
  * hash with it, and is whole at every moment.
  *
- * Who writes.  All changes come from the ordered lane's thread.  There is at
- * most one, and a successor starts when it is gone (lanes.c).
+ * Who writes.  All changes come from the thread of the owner's ordered lane.
+ * There is at most one, and a successor starts when it is gone (lanes.c).  A
+ * space that is being handed over has two ordered lanes, but then nobody
+ * writes, and whoever does so next starts when the other is gone (offer.c).
  *
  * Commits.  A STORE is atomic for all of its pages: the new entries are
  * written to the record's redo area, `valid` is set, the entries are copied
@@ -19,7 +21,7 @@
  * redoing: an entry cleared by DROP is one store, and which frames are free
  * follows from the tables.
  *
- * Who reads.  The other two lanes send pages straight from their frames while
+ * Who reads.  The other lanes send pages straight from their frames while
  * the ordered lane replaces them.  A reader announces in its MsPins which
  * entries it is going to send, then looks at the table again: if they are
  * still there, a writer that replaces them later sees the announcement and
@@ -131,12 +133,6 @@ static bool recharge(MsSpace *space, uint64_t held_pages,
 
 /* Reading. */
 
-static MsPins *lane_pins(MsSpace *space, MemxLane lane)
-{
-    return lane == MEMX_LANE_ORDERED ? NULL :
-           &space->pins[lane - MEMX_LANE_FAULT];
-}
-
 static bool read_entries(const MsSpace *space, uint64_t group, uint64_t mask,
                          MsFrame *frames)
 {
@@ -157,10 +153,9 @@ static bool read_entries(const MsSpace *space, uint64_t group, uint64_t mask,
     return true;
 }
 
-int ms_space_pin(MsSpace *space, MemxLane lane, uint64_t group, uint64_t mask,
+int ms_space_pin(MsSpace *space, MsPins *pins, uint64_t group, uint64_t mask,
                  MsFrame *frames)
 {
-    MsPins *pins = lane_pins(space, lane);
     unsigned n = memx_mask_pages(mask);
     MsFrame again[MEMX_GROUP_PAGES];
 
@@ -177,7 +172,7 @@ int ms_space_pin(MsSpace *space, MemxLane lane, uint64_t group, uint64_t mask,
         }
         atomic_exchange(&pins->n, n);
         if (!read_entries(space, group, mask, again)) {
-            ms_space_unpin(space, lane);
+            ms_space_unpin(pins);
             return -ENOENT;
         }
         if (!memcmp(frames, again, n * sizeof(*frames))) {
@@ -188,27 +183,32 @@ int ms_space_pin(MsSpace *space, MemxLane lane, uint64_t group, uint64_t mask,
     return 0;
 }
 
-void ms_space_unpin(MsSpace *space, MemxLane lane)
+void ms_space_unpin(MsPins *pins)
 {
-    MsPins *pins = lane_pins(space, lane);
-
     if (pins) {
         atomic_store_explicit(&pins->n, 0, memory_order_release);
     }
 }
 
+static bool has_pin(MsPins *pins, MsFrame frame)
+{
+    uint32_t n = atomic_load(&pins->n);
+
+    for (uint32_t i = 0; i < n; i++) {
+        if (atomic_load_explicit(&pins->entries[i], memory_order_relaxed) ==
+            frame_entry(frame)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool is_pinned(MsSpace *space, MsFrame frame)
 {
-    for (int lane = 0; lane < MS_READ_LANES; lane++) {
-        MsPins *pins = &space->pins[lane];
-        uint32_t n = atomic_load(&pins->n);
-
-        for (uint32_t i = 0; i < n; i++) {
-            if (atomic_load_explicit(&pins->entries[i],
-                                     memory_order_relaxed) ==
-                frame_entry(frame)) {
-                return true;
-            }
+    for (int i = 0; i < MS_SIDES * MS_READ_LANES; i++) {
+        if (has_pin(&space->sides[i / MS_READ_LANES].pins[i % MS_READ_LANES],
+                    frame)) {
+            return true;
         }
     }
     return false;
@@ -394,13 +394,11 @@ int ms_space_reserve(MsSpace *space, uint64_t pages)
     return 0;
 }
 
-void ms_space_set_owner(MsSpace *space, const uint8_t *client,
-                        uint64_t epoch)
+void ms_space_set_owner(MsSpace *space, const MsOwner *owner)
 {
     uint32_t next = !atomic_load(&space->record->current_owner);
 
-    memcpy(space->record->owner[next].client, client, MEMX_ID_BYTES);
-    space->record->owner[next].epoch = epoch;
+    space->record->owner[next] = *owner;
     atomic_store(&space->record->current_owner, next);
 }
 

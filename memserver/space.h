@@ -18,6 +18,8 @@ struct MsConnection;
 /* Lanes that read while the ordered lane writes. */
 #define MS_READ_LANES 2
 #define MS_LANES (MEMX_LANE_FETCH + 1)
+/* The owner's lanes, and its heir's while the space is offered. */
+#define MS_SIDES 2
 
 /* What connections count; ms_counter_names[] has what they are called. */
 typedef enum MsCounter {
@@ -38,6 +40,12 @@ typedef struct MsPins {
     _Atomic uint32_t entries[MEMX_GROUP_PAGES];
 } MsPins;
 
+typedef struct MsSide {
+    MsPins pins[MS_READ_LANES]; /* each of one read lane */
+    /* The server's, protected by its lock; see lanes.c. */
+    struct MsConnection *lanes[MS_LANES];
+} MsSide;
+
 typedef struct MsSpace {
     /* Constant. */
     MsStore *store;
@@ -54,14 +62,13 @@ typedef struct MsSpace {
 
     /* Of the ordered lane. */
     uint64_t charged_pages;     /* what it takes of the store's capacity */
-    MsFrame limbo[MEMX_GROUP_PAGES * (MS_READ_LANES + 1)];
+    MsFrame limbo[MEMX_GROUP_PAGES * (MS_READ_LANES * MS_SIDES + 1)];
     unsigned n_limbo;           /* replaced, but still being sent */
 
-    /* Each of one read lane. */
-    MsPins pins[MS_READ_LANES];
+    MsSide sides[MS_SIDES];
 
-    /* The server's, protected by its lock; see lanes.c. */
-    struct MsConnection *lanes[MS_LANES];
+    /* The server's, protected by its lock; see lanes.c and offer.c. */
+    unsigned owner_side;        /* which of `sides` */
     bool ending;                /* no lane may come any more */
     uint64_t counters[MS_N_COUNTERS]; /* of connections that ended */
 } MsSpace;
@@ -74,14 +81,22 @@ typedef struct MsSpace {
  * Lists have an element for each bit of @mask, in ascending order.
  */
 
+/* NULL for the ordered lane. */
+static inline MsPins *ms_space_pins(MsSpace *space, unsigned side,
+                                    MemxLane lane)
+{
+    return lane == MEMX_LANE_ORDERED ? NULL :
+           &space->sides[side].pins[lane - MEMX_LANE_FAULT];
+}
+
 /*
  * Finds the frames of pages and keeps them from being reused until
- * ms_space_unpin().  The ordered lane, being the one that frees, needs no
- * unpin.  Fault path.
+ * ms_space_unpin(); @pins are the lane's.  NULL for the ordered lane, which
+ * is the one that frees, or there is none that does (offer.c).  Fault path.
  */
-int ms_space_pin(MsSpace *space, MemxLane lane, uint64_t group, uint64_t mask,
+int ms_space_pin(MsSpace *space, MsPins *pins, uint64_t group, uint64_t mask,
                  MsFrame *frames);
-void ms_space_unpin(MsSpace *space, MemxLane lane);
+void ms_space_unpin(MsPins *pins);
 
 /*
  * The ordered lane's: store pages in three steps.  begin() charges for them
@@ -127,8 +142,7 @@ static inline const MsOwner *ms_space_owner(const MsSpace *space)
     return &space->record->owner[atomic_load(&space->record->current_owner)];
 }
 /* Replaces the owner, whole or not at all should the process be killed.
- * Under the server's lock, no lane of another owner being left. */
-void ms_space_set_owner(MsSpace *space, const uint8_t *client,
-                        uint64_t epoch);
+ * Under the server's lock. */
+void ms_space_set_owner(MsSpace *space, const MsOwner *owner);
 
 #endif

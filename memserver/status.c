@@ -74,15 +74,52 @@ static void add_clients(JsonBuilder *json, const MsSpace *space)
 {
     json_builder_set_member_name(json, "clients");
     json_builder_begin_array(json);
-    for (int lane = 0; lane < MS_LANES; lane++) {
-        if (space->lanes[lane]) {
+    for (unsigned i = 0; i < MS_SIDES * MS_LANES; i++) {
+        unsigned side = i / MS_LANES, lane = i % MS_LANES;
+        const MsConnection *connection = space->sides[side].lanes[lane];
+
+        if (connection) {
             json_builder_begin_object(json);
             add_string(json, "lane", lane_names[lane]);
-            add_string(json, "address", space->lanes[lane]->peer);
+            add_string(json, "side",
+                       side == space->owner_side ? "owner" : "heir");
+            add_string(json, "address", connection->peer);
             json_builder_end_object(json);
         }
     }
     json_builder_end_array(json);
+}
+
+/* A space that is being handed over, and who of the two is there. */
+static void add_offer(JsonBuilder *json, const MsSpace *space)
+{
+    const MsOwner *owner = ms_space_owner(space);
+
+    if (owner->offer_state == MS_OFFER_NONE) {
+        return;
+    }
+    begin(json, "offer");
+    add_hex(json, "session", owner->offer.session);
+    add_hex(json, "heir", owner->offer.heir);
+    add_bool(json, "heir_connected",
+             ms_lanes_side_any_locked(space, !space->owner_side));
+    add_bool(json, "owner_connected",
+             ms_lanes_side_any_locked(space, space->owner_side));
+    add_bool(json, "owner_resigned",
+             owner->offer_state == MS_OFFER_RESIGNED);
+    json_builder_end_object(json);
+}
+
+static const char *space_state(const MsSpace *space)
+{
+    if (!ms_lanes_any_locked(space)) {
+        return "orphaned";
+    }
+    if (ms_space_owner(space)->offer_state == MS_OFFER_NONE) {
+        return "owned";
+    }
+    return ms_lanes_side_any_locked(space, !space->owner_side) ? "incoming" :
+                                                                 "offered";
 }
 
 static void add_space_locked(JsonBuilder *json, const MsSpace *space)
@@ -106,11 +143,12 @@ static void add_space_locked(JsonBuilder *json, const MsSpace *space)
     add_hex(json, "client", ms_space_owner(space)->client);
     add_int(json, "age_seconds",
             MAX(0, now_s - atomic_load(&record->created_s)));
-    add_string(json, "state", orphaned ? "orphaned" : "owned");
+    add_string(json, "state", space_state(space));
     if (orphaned) {
         add_int(json, "orphaned_seconds",
                 since_s ? MAX(0, now_s - since_s) : 0);
     }
+    add_offer(json, space);
     add_clients(json, space);
     ms_space_count_locked(space, counters);
     add_counters(json, counters);

@@ -51,7 +51,10 @@ static bool find_space(MsStore *store, uint32_t slot, MsUsed *used,
     if (!atomic_load_explicit(&record->in_use, memory_order_acquire)) {
         return true;
     }
-    if (!record->size_pages || record->size_pages > MS_SPACE_PAGES_MAX) {
+    if (!record->size_pages || record->size_pages > MS_SPACE_PAGES_MAX ||
+        record->current_owner >= G_N_ELEMENTS(record->owner) ||
+        record->owner[record->current_owner].offer_state >=
+        MS_N_OFFER_STATES) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
                     "the record of space %u is damaged", slot);
         return false;

@@ -60,6 +60,9 @@ static int open_lane(Client *client, MemxLane lane, uint32_t flags)
 
     open.lane = lane;
     open.flags = flags;
+    if (!(flags & MEMX_OPEN_HEIR)) {
+        memset(open.session, 0, sizeof(open.session));
+    }
     client->info.protocol_error = 0;
     channel = memx_peer_connect(client->peer, &open, CLIENT_TIMEOUT_MS, -1,
                                 &client->info, &error);
@@ -83,6 +86,11 @@ int client_create(Client *client, uint64_t size_pages,
 int client_attach(Client *client, MemxLane lane)
 {
     return open_lane(client, lane, 0);
+}
+
+int client_inherit(Client *client, MemxLane lane)
+{
+    return open_lane(client, lane, MEMX_OPEN_HEIR);
 }
 
 void client_reattach(Client *client)
@@ -236,4 +244,31 @@ int client_close(Client *client)
 int client_ping(Client *client, MemxLane lane)
 {
     return call_mask(client, lane, MEMX_OP_PING, 0, 0);
+}
+
+int client_offer(Client *client, const uint8_t *session, const Client *heir)
+{
+    uint8_t body[MEMX_OFFER_BYTES];
+    MemxOffer offer;
+    MemxCall request = {
+        .request = {
+            .opcode = MEMX_OP_OFFER, .body_bytes = sizeof(body),
+        },
+        .body = body,
+    };
+
+    memcpy(offer.session, session, MEMX_ID_BYTES);
+    memcpy(offer.heir, heir->open.client, MEMX_ID_BYTES);
+    memx_offer_encode(body, &offer);
+    return call(client, MEMX_LANE_ORDERED, &request);
+}
+
+int client_decide(Client *client, MemxOpcode opcode, const uint8_t *session)
+{
+    MemxCall request = {
+        .request = { .opcode = opcode, .body_bytes = MEMX_ID_BYTES },
+        .body = session,
+    };
+
+    return call(client, MEMX_LANE_ORDERED, &request);
 }

@@ -31,6 +31,8 @@ void client_free(Client *client);
 int client_create(Client *client, uint64_t size_pages,
                   uint64_t reserve_pages);
 int client_attach(Client *client, MemxLane lane);
+/* As the heir of open.session, with open.epoch. */
+int client_inherit(Client *client, MemxLane lane);
 /* Attaches all three; repeats it until it works or 30 s have passed. */
 void client_reattach(Client *client);
 void client_cut(Client *client, MemxLane lane);
@@ -49,6 +51,9 @@ int client_compare(Client *client, uint64_t group, uint64_t mask,
 int client_drop(Client *client, uint64_t group, uint64_t mask);
 int client_reserve(Client *client, uint64_t pages);
 int client_close(Client *client);
+int client_offer(Client *client, const uint8_t *session, const Client *heir);
+/* MEMX_OP_RECLAIM, COMMIT or RESIGN. */
+int client_decide(Client *client, MemxOpcode opcode, const uint8_t *session);
 int client_ping(Client *client, MemxLane lane);
 
 #endif

@@ -145,9 +145,9 @@ static uint64_t check_group(MsSpace *space, uint64_t group)
     MsFrame frames[MEMX_GROUP_PAGES];
     uint64_t *page, generation, hash[2], differ;
 
-    if (ms_space_pin(space, MEMX_LANE_ORDERED, group, ALL, frames) < 0) {
+    if (ms_space_pin(space, NULL, group, ALL, frames) < 0) {
         for (unsigned i = 0; i < MEMX_GROUP_PAGES; i++) {
-            g_assert_cmpint(ms_space_pin(space, MEMX_LANE_ORDERED, group,
+            g_assert_cmpint(ms_space_pin(space, NULL, group,
                                          1ull << i, frames), <, 0);
         }
         return 0;
@@ -336,7 +336,7 @@ static void test_redo(void)
         ms_store_free(f.store, f.fds);
         adopt(&f);
         space = ms_store_find(f.store, (uint8_t[16]) { 1 });
-        g_assert_cmpint(ms_space_pin(space, MEMX_LANE_ORDERED, 2, ALL,
+        g_assert_cmpint(ms_space_pin(space, NULL, 2, ALL,
                                      frames), ==, 0);
         for (unsigned bit = 0; bit < 64; bit++) {
             uint64_t *page = ms_frames_page(f.store->frames, frames[bit]);

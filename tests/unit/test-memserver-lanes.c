@@ -187,7 +187,7 @@ static void test_vanished_owner_is_succeeded(Fixture *f, gconstpointer data)
     g_assert_cmpuint(generation, ==, 5);
     /* The old one is fenced, now and when the new one is gone, too. */
     g_assert_cmpint(client_attach(f->client, MEMX_LANE_ORDERED), ==,
-                    MEMX_ERR_OWNED);
+                    MEMX_ERR_EPOCH);
     client_cut_all(f->rival);
     attach_until(f->client, MEMX_LANE_ORDERED, MEMX_ERR_EPOCH);
 }

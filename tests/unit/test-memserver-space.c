@@ -99,12 +99,24 @@ static int store(MsSpace *space, uint64_t group, uint64_t mask, uint8_t value)
     return 0;
 }
 
+static int pin(MsSpace *space, unsigned side, MemxLane lane, uint64_t group,
+               uint64_t mask, MsFrame *frames)
+{
+    return ms_space_pin(space, ms_space_pins(space, side, lane), group, mask,
+                        frames);
+}
+
+static void unpin(MsSpace *space, unsigned side, MemxLane lane)
+{
+    ms_space_unpin(ms_space_pins(space, side, lane));
+}
+
 static void check(MsSpace *space, uint64_t group, uint64_t mask,
                   uint8_t value)
 {
     MsFrame frames[MEMX_GROUP_PAGES];
 
-    g_assert_cmpint(ms_space_pin(space, MEMX_LANE_FAULT, group, mask, frames),
+    g_assert_cmpint(pin(space, 0, MEMX_LANE_FAULT, group, mask, frames),
                     ==, 0);
     for (unsigned i = 0; i < memx_mask_pages(mask); i++) {
         uint8_t *page = ms_frames_page(space->store->frames, frames[i]);
@@ -112,7 +124,7 @@ static void check(MsSpace *space, uint64_t group, uint64_t mask,
         g_assert_cmpuint(page[0], ==, value);
         g_assert_cmpint(memcmp(page, page + 1, MEMX_PAGE_BYTES - 1), ==, 0);
     }
-    ms_space_unpin(space, MEMX_LANE_FAULT);
+    unpin(space, 0, MEMX_LANE_FAULT);
 }
 
 static void test_store_and_fetch(Fixture *f, gconstpointer data)
@@ -125,9 +137,9 @@ static void test_store_and_fetch(Fixture *f, gconstpointer data)
     check(f->space, 3, 0xf0, 7);
     g_assert_cmpuint(f->space->held_pages, ==, 8);
     g_assert_cmpuint(ms_frames_used(f->store->frames), ==, 8);
-    g_assert_cmpint(ms_space_pin(f->space, MEMX_LANE_FAULT, 3, 0x1ff, frames),
+    g_assert_cmpint(pin(f->space, 0, MEMX_LANE_FAULT, 3, 0x1ff, frames),
                     ==, -ENOENT);
-    g_assert_cmpint(ms_space_pin(f->space, MEMX_LANE_FAULT, 9, 1, frames), ==,
+    g_assert_cmpint(pin(f->space, 0, MEMX_LANE_FAULT, 9, 1, frames), ==,
                     -ENOENT);
 }
 
@@ -161,7 +173,7 @@ static void test_drop_is_idempotent(Fixture *f, gconstpointer data)
         g_assert_cmpuint(f->space->held_pages, ==, 4);
     }
     check(f->space, 3, 0xf0, 7);
-    g_assert_cmpint(ms_space_pin(f->space, MEMX_LANE_FAULT, 3, 1, frames), ==,
+    g_assert_cmpint(pin(f->space, 0, MEMX_LANE_FAULT, 3, 1, frames), ==,
                     -ENOENT);
     g_assert_cmpint(ms_space_drop(f->space, 60, ALL), ==, 0);
     g_assert_cmpuint(ms_store_free_pages(f->store), ==, CAPACITY - 4);
@@ -187,7 +199,7 @@ static void test_range(Fixture *f, gconstpointer data)
         g_assert_cmpint(ms_space_drop(small, group, mask), ==, -ERANGE);
         g_assert_cmpint(ms_space_compare(small, group, mask, hashes, &differ),
                         ==, -ERANGE);
-        g_assert_cmpint(ms_space_pin(small, MEMX_LANE_FETCH, group, mask,
+        g_assert_cmpint(pin(small, 0, MEMX_LANE_FETCH, group, mask,
                                      frames), ==, -ERANGE);
     }
     g_assert_cmpint(ms_space_reserve(small, 71), ==, -ERANGE);
@@ -262,15 +274,16 @@ static void test_interrupted_changes_nothing(Fixture *f, gconstpointer data)
     g_assert_cmpuint(ms_frames_used(f->store->frames), ==, 8);
 }
 
-/* A frame that is being sent is not reused, whatever becomes of its page. */
+/* A frame that is being sent is not reused, whatever becomes of its page and
+ * whichever side it is sent to. */
 static void test_pinned_frames_wait(Fixture *f, gconstpointer data)
 {
     static const MemxLane lanes[] = { MEMX_LANE_FAULT, MEMX_LANE_FETCH };
-    MsFrame frames[2][MEMX_GROUP_PAGES];
+    MsFrame frames[4][MEMX_GROUP_PAGES];
 
     store(f->space, 1, ALL, 5);
-    for (int i = 0; i < 2; i++) {
-        g_assert_cmpint(ms_space_pin(f->space, lanes[i], 1, ALL, frames[i]),
+    for (int i = 0; i < 4; i++) {
+        g_assert_cmpint(pin(f->space, i / 2, lanes[i % 2], 1, ALL, frames[i]),
                         ==, 0);
         store(f->space, 1, ALL, 6 + i);
     }
@@ -279,15 +292,15 @@ static void test_pinned_frames_wait(Fixture *f, gconstpointer data)
         store(f->space, 2, ALL, 10);
         ms_space_drop(f->space, 2, ALL);
     }
-    for (int i = 0; i < 64; i++) {
+    for (int i = 0; i < 4 * 64; i++) {
         g_assert_cmpuint(*(uint8_t *)ms_frames_page(f->store->frames,
-                                                    frames[0][i]), ==, 5);
-        g_assert_cmpuint(*(uint8_t *)ms_frames_page(f->store->frames,
-                                                    frames[1][i]), ==, 6);
+                                                    frames[i / 64][i % 64]),
+                         ==, 5 + i / 64);
     }
-    g_assert_cmpuint(ms_frames_used(f->store->frames), ==, 3 * 64);
-    ms_space_unpin(f->space, MEMX_LANE_FAULT);
-    ms_space_unpin(f->space, MEMX_LANE_FETCH);
+    g_assert_cmpuint(ms_frames_used(f->store->frames), ==, 5 * 64);
+    for (int i = 0; i < 4; i++) {
+        unpin(f->space, i / 2, lanes[i % 2]);
+    }
     store(f->space, 1, 1, 11);
     g_assert_cmpuint(ms_frames_used(f->store->frames), ==, 64);
     check(f->space, 1, ALL - 1, 10);
@@ -295,6 +308,7 @@ static void test_pinned_frames_wait(Fixture *f, gconstpointer data)
 
 typedef struct Race {
     MsSpace *space;
+    unsigned side;
     MemxLane lane;
     _Atomic bool stop;
     unsigned fetches;
@@ -310,7 +324,8 @@ static void *reader(void *opaque)
     while (!atomic_load(&race->stop) || race->fetches < 1000) {
         unsigned group = race->fetches++ % 4;
 
-        if (ms_space_pin(race->space, race->lane, group, 0xff, frames) < 0) {
+        if (pin(race->space, race->side, race->lane, group, 0xff,
+                frames) < 0) {
             continue;
         }
         for (int pass = 0; pass < 2; pass++) {
@@ -323,20 +338,21 @@ static void *reader(void *opaque)
                 g_assert_cmpuint(page[0] % 4, ==, group);
             }
         }
-        ms_space_unpin(race->space, race->lane);
+        unpin(race->space, race->side, race->lane);
     }
     return NULL;
 }
 
 static void test_readers_race_writer(Fixture *f, gconstpointer data)
 {
-    Race races[2] = {
+    Race races[3] = {
         { .space = f->space, .lane = MEMX_LANE_FAULT },
         { .space = f->space, .lane = MEMX_LANE_FETCH },
+        { .space = f->space, .side = 1, .lane = MEMX_LANE_FAULT },
     };
-    GThread *threads[2];
+    GThread *threads[3];
 
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         threads[i] = g_thread_new("reader", reader, &races[i]);
     }
     for (unsigned round = 0; round < 40000; round++) {
@@ -346,7 +362,7 @@ static void test_readers_race_writer(Fixture *f, gconstpointer data)
             ms_space_drop(f->space, (round / 7) % 4, 0xff);
         }
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         atomic_store(&races[i].stop, true);
         g_thread_join(threads[i]);
     }
@@ -367,7 +383,7 @@ static void test_huge_space(Fixture *f, gconstpointer data)
     g_assert_cmpint(store(huge, last, 1ull << 63, 3), ==, 0);
     check(huge, last, 1ull << 63, 3);
     for (uint64_t group = 0; group < last; group += last / 5000) {
-        g_assert_cmpint(ms_space_pin(huge, MEMX_LANE_FAULT, group, 1, frames),
+        g_assert_cmpint(pin(huge, 0, MEMX_LANE_FAULT, group, 1, frames),
                         ==, -ENOENT);
         g_assert_cmpint(ms_space_drop(huge, group, ALL), ==, 0);
         g_assert_cmpint(ms_space_compare(huge, group, 1, hashes, &differ), ==,
