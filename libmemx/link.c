@@ -77,7 +77,7 @@ static bool came_back_empty(MemxRegion *r, MemxServer *s)
 }
 
 static MemxChannel *connect_lane(MemxRegion *r, MemxServer *s, MemxLane lane,
-                                 MemxPeerInfo *info)
+                                 MemxPeerInfo *info, GError **error)
 {
     MemxOpen open = s->open;
     MemxChannel *channel;
@@ -85,15 +85,16 @@ static MemxChannel *connect_lane(MemxRegion *r, MemxServer *s, MemxLane lane,
     open.lane = lane;
     open.flags = 0;
     channel = memx_peer_connect(s->peer, &open, CONNECT_MS, s->link.wake_fd,
-                                info, NULL);
+                                info, error);
     if (!channel && info->protocol_error == MEMX_ERR_NO_SPACE &&
         lane == MEMX_LANE_ORDERED && came_back_empty(r, s)) {
         open.flags = MEMX_OPEN_CREATE;
         g_mutex_lock(&r->lock);
         open.reserve_pages = s->reserved_pages;
         g_mutex_unlock(&r->lock);
+        g_clear_error(error);
         channel = memx_peer_connect(s->peer, &open, CONNECT_MS,
-                                    s->link.wake_fd, info, NULL);
+                                    s->link.wake_fd, info, error);
     }
     return channel;
 }
@@ -108,6 +109,7 @@ static MemxWorker *owner(MemxRegion *r, MemxLane lane)
 static bool connect_lanes(MemxRegion *r, MemxServer *s)
 {
     for (unsigned lane = MEMX_LANE_ORDERED; lane <= MEMX_LANE_FETCH; lane++) {
+        g_autoptr(GError) error = NULL;
         MemxPeerInfo info = { 0 };
         MemxChannel *channel;
         bool down;
@@ -121,11 +123,14 @@ static bool connect_lanes(MemxRegion *r, MemxServer *s)
         if (memx_stopping(r)) {
             return false;
         }
-        channel = connect_lane(r, s, lane, &info);
+        channel = connect_lane(r, s, lane, &info, &error);
+        g_mutex_lock(&r->lock);
+        g_strlcpy(s->why_down, channel || !error ? "" : error->message,
+                  sizeof(s->why_down));
         if (!channel) {
+            g_mutex_unlock(&r->lock);
             return false;
         }
-        g_mutex_lock(&r->lock);
         memcpy(s->instance, info.instance, sizeof(s->instance));
         s->free_pages = info.free_pages;
         s->capacity_pages = info.capacity_pages;

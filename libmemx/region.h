@@ -80,6 +80,8 @@ typedef struct MemxLaneState {
     MemxChannel *channel;
 } MemxLaneState;
 
+#define MEMX_WHY_BYTES 256
+
 typedef struct MemxServer {
     /* Constant after creation. */
     MemxPeer *peer;
@@ -92,6 +94,7 @@ typedef struct MemxServer {
     MemxLaneState lane[MEMX_LANE_FETCH + 1]; /* by MemxLane */
     MemxServerHealth health;
     bool lost;              /* a SERVER_LOST event is out */
+    char why_down[MEMX_WHY_BYTES]; /* why it was not connected; "" */
     uint64_t reserved_pages;
     uint64_t remote_pages;  /* stored, not present */
     uint64_t kept_pages;    /* stored and present */

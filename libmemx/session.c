@@ -24,7 +24,8 @@ static int hindering_server(MemxRegion *r)
         if (s->health != MEMX_SERVER_UP) {
             return i;
         }
-        if (!memx_server_stores(r, s)) {
+        /* One that is full is asked again now and then. */
+        if (s->full_told || !memx_server_stores(r, s)) {
             server = i;
         }
     }
@@ -71,9 +72,38 @@ static void age_locked(MemxRegion *r)
     }
 }
 
-static char *describe(MemxRegion *r, MemxEventType type, const char *server,
-                      uint64_t mib)
+/* What an event says of its server. */
+typedef struct Said {
+    const char *server;
+    uint64_t mib;           /* that it alone holds */
+    bool full;
+    char why_down[MEMX_WHY_BYTES];
+} Said;
+
+static char *describe_stall(MemxRegion *r, const Said *said)
 {
+    uint64_t seconds = r->server_timeout_ns / 1000000000;
+
+    if (said->full) {
+        return g_strdup_printf("a page has been awaited for over %" PRIu64
+                               " s, since none can be evicted: memory server "
+                               "%s is full; free memory there or raise its "
+                               "capacity", seconds, said->server);
+    }
+    return g_strdup_printf("a page has been awaited for over %" PRIu64
+                           " s from memory server %s, which alone holds %"
+                           PRIu64 " MiB; bring it back, or give it up%s%s",
+                           seconds, said->server, said->mib,
+                           *said->why_down ? " (last try: " : "",
+                           said->why_down);
+}
+
+static char *describe(MemxRegion *r, MemxEventType type, const Said *said)
+{
+    const char *server = said->server;
+    uint64_t mib = said->mib;
+
+
     switch (type) {
     case MEMX_EVENT_SERVER_LOST:
         return g_strdup_printf("memory server %s is lost; it alone holds %"
@@ -91,10 +121,7 @@ static char *describe(MemxRegion *r, MemxEventType type, const char *server,
         return g_strdup_printf("memory server %s is full; free memory there "
                                "or raise its capacity", server);
     case MEMX_EVENT_STALLED:
-        return g_strdup_printf("a page has been awaited for over %" PRIu64
-                               " s from memory server %s, which alone holds "
-                               "%" PRIu64 " MiB; bring it back, or give it up",
-                               r->server_timeout_ns / 1000000000, server, mib);
+        return describe_stall(r, said);
     case MEMX_EVENT_RESUMED:
         return g_strdup("no thread waits long for a page any more");
     case MEMX_EVENT_BUG:
@@ -134,6 +161,7 @@ static void deliver(MemxRegion *r)
     for (;;) {
         g_autofree char *text = NULL;
         MemxEvent event = { 0 };
+        Said said = { .server = "(none)" };
         MemxServer *s = NULL;
         int server;
         bool any;
@@ -144,14 +172,20 @@ static void deliver(MemxRegion *r)
             s = &r->server[server];
             event.server = s->peer->address;
             event.remote_bytes = s->remote_pages * MEMX_PAGE_BYTES;
+            said.server = event.server;
+            said.mib = event.remote_bytes >> 20;
+            said.full = s->full_told;
+            if (s->health == MEMX_SERVER_DOWN && *s->why_down) {
+                g_snprintf(said.why_down, sizeof(said.why_down), "%s)",
+                           s->why_down);
+            }
         }
         g_mutex_unlock(&r->lock);
         if (!any) {
             return;
         }
         if (r->event) {
-            text = describe(r, event.type, s ? event.server : "(none)",
-                            event.remote_bytes >> 20);
+            text = describe(r, event.type, &said);
             event.message = text;
             r->event(&event, r->opaque);
         }
