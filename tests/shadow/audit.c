@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The engine's books against the kernel's, when nobody uses the region.
+ * The engine's books against the kernel's and the servers', when nobody uses the region.
  */
 #include <glib.h>
 #include <stdio.h>
@@ -32,7 +32,8 @@ static bool quiet_locked(MemxRegion *r)
             return false;
         }
     }
-    return !r->fault_busy && !r->table.n_trim && !r->prefetch_n;
+    return !r->fault_busy && !r->table.n_trim && !r->prefetch_n &&
+           r->trim_at >= r->trim_end && !r->n_drops;
 }
 
 static bool await_quiet(MemxRegion *r)
@@ -160,7 +161,21 @@ static bool audit_counts(MemxRegion *r)
     return ok;
 }
 
-bool audit(MemxRegion *r)
+/* A server holds what the table says and nothing in vain. */
+static bool audit_servers(MemxRegion *r, PoolUnderTest *pool)
+{
+    bool ok = true;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        g_autofree char *what = g_strdup_printf("pages on server %u", i);
+
+        ok &= same(what, pool_held_pages(pool, i),
+                   r->server[i].remote_pages + r->server[i].kept_pages);
+    }
+    return ok;
+}
+
+bool audit(MemxRegion *r, PoolUnderTest *pool)
 {
     bool ok;
 
@@ -170,7 +185,7 @@ bool audit(MemxRegion *r)
         return false;
     }
     g_mutex_lock(&r->lock);
-    ok = audit_counts(r) & audit_mappings(r);
+    ok = audit_counts(r) & audit_mappings(r) & audit_servers(r, pool);
     g_mutex_unlock(&r->lock);
     return ok;
 }

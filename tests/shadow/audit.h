@@ -5,11 +5,11 @@
 #ifndef AUDIT_H
 #define AUDIT_H
 
-#include "region.h"
+#include "pool-under-test.h"
 
 /* Waits until nothing is in flight, and compares.  False and messages if
  * something doesn't add up. */
-bool audit(MemxRegion *region);
+bool audit(MemxRegion *region, PoolUnderTest *pool);
 /* Prints what is in flight or held back. */
 void audit_print(MemxRegion *region);
 

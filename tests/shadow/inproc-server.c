@@ -70,6 +70,11 @@ const char *inproc_server_address(const InprocServer *s)
     return s->address;
 }
 
+uint64_t inproc_server_held_pages(InprocServer *s)
+{
+    return ms_store_held_pages(s->server->store);
+}
+
 void inproc_server_cut(InprocServer *s)
 {
     g_mutex_lock(&s->server->lock);

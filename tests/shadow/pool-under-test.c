@@ -3,6 +3,10 @@
  * The servers of the region under test; see the header.
  */
 #include <glib.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "control.h"
 #include "inproc-server.h"
 #include "pool-under-test.h"
 #include "proxy.h"
@@ -67,6 +71,30 @@ unsigned pool_faults(const PoolUnderTest *pool)
            ? 1 << FAULT_NONE | 1 << FAULT_CUT | 1 << FAULT_TAKE_OVER |
              1 << FAULT_FULL
            : (1 << N_FAULTS) - 1;
+}
+
+uint64_t pool_held_pages(PoolUnderTest *pool, unsigned i)
+{
+    static const char member[] = "\"used_bytes\":";
+    g_autofree char *answer = NULL;
+    g_autoptr(GError) error = NULL;
+    const char *at;
+    int fd;
+
+    if (pool->inproc) {
+        return inproc_server_held_pages(pool->server[i]);
+    }
+    fd = ms_control_connect(server_process_control_path(pool->process[i]),
+                            &error);
+    g_assert_no_error(error);
+    g_assert_true(ms_control_send(fd, "{\"command\":\"status\"}", NULL, 0,
+                                  &error));
+    answer = ms_control_receive(fd, 30, NULL, NULL, &error);
+    g_assert_no_error(error);
+    close(fd);
+    at = strstr(answer, member); /* of the server, not of a space */
+    g_assert_nonnull(at);
+    return strtoull(at + strlen(member), NULL, 10) / MEMX_PAGE_BYTES;
 }
 
 void pool_fault_begin(PoolUnderTest *pool, unsigned i, Fault fault)

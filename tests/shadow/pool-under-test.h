@@ -23,6 +23,9 @@ const char *const *pool_addresses(const PoolUnderTest *pool);
 /* A bit for each Fault that it can have. */
 unsigned pool_faults(const PoolUnderTest *pool);
 
+/* What server @i says that it holds. */
+uint64_t pool_held_pages(PoolUnderTest *pool, unsigned i);
+
 /* One fault, of server @i.  The same thread. */
 void pool_fault_begin(PoolUnderTest *pool, unsigned i, Fault fault);
 void pool_fault_end(PoolUnderTest *pool, unsigned i, Fault fault);

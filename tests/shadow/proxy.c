@@ -30,6 +30,8 @@
 #define CONNECTIONS_MAX 64
 #define BUDGET_MAX 300000
 #define DELAY_MAX_US 30000
+#define SLOW_ONE_IN 4
+#define SLOW_FACTOR 10
 
 typedef struct Pipe {
     int from, to;
@@ -37,6 +39,7 @@ typedef struct Pipe {
     size_t pos, fill;
     int64_t budget;         /* bytes; negative: no end */
     int64_t hold_until_us;
+    bool slow;
     bool closed;            /* its bytes are thrown away */
 } Pipe;
 
@@ -69,6 +72,11 @@ static int64_t draw_budget(Proxy *proxy)
     return g_rand_boolean(proxy->rand)
            ? g_rand_int_range(proxy->rand, 0, BUDGET_MAX)
            : g_rand_int_range(proxy->rand, 0, 600);
+}
+
+static bool draw_slow(Proxy *proxy)
+{
+    return !g_rand_int_range(proxy->rand, 0, SLOW_ONE_IN);
 }
 
 static void connection_end(Connection *c, bool reset)
@@ -115,7 +123,8 @@ static bool pipe_read(Proxy *proxy, Connection *c, Pipe *pipe)
     pipe->fill = n;
     if (proxy->current == PROXY_DELAY) {
         pipe->hold_until_us = g_get_monotonic_time() +
-                              g_rand_int_range(proxy->rand, 0, DELAY_MAX_US);
+                              g_rand_int_range(proxy->rand, 0, DELAY_MAX_US) *
+                              (pipe->slow ? SLOW_FACTOR : 1);
     }
     return true;
 }
@@ -178,6 +187,7 @@ static void accept_one(Proxy *proxy)
                 pipe->pos = pipe->fill = 0;
                 pipe->budget = draw_budget(proxy);
                 pipe->hold_until_us = 0;
+                pipe->slow = draw_slow(proxy);
                 pipe->closed = false;
             }
             return;
@@ -201,6 +211,7 @@ static void adopt_mode(Proxy *proxy)
         for (int k = 0; c->used && k < 2; k++) {
             c->pipe[k].budget = draw_budget(proxy);
             c->pipe[k].hold_until_us = 0;
+            c->pipe[k].slow = draw_slow(proxy);
         }
     }
 }

@@ -9,7 +9,9 @@
 
 typedef enum ProxyMode {
     PROXY_PASS,
-    PROXY_DELAY,      /* what comes is held for up to 30 ms */
+    PROXY_DELAY,      /* what comes is held for up to 30 ms; on some of the
+                         connections ten times that, so that lanes overtake
+                         each other */
     PROXY_STALL,      /* nothing is read or sent any more */
     PROXY_CUT,        /* each connection ends after a random number of bytes,
                          by RST or FIN; so do those that come after it */

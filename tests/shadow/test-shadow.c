@@ -10,7 +10,7 @@
  * as many times each as the time allows.  After a fault has ended, every
  * server must be well again and every thread must get on.  At the end nothing
  * is in flight: all of memory is verified, and the engine's books are
- * compared with the kernel's (audit.c).
+ * compared with the kernel's and the servers' (audit.c).
  *
  * Printed at the end: what happened to pages under which fault (coverage.c),
  * and whether memory was held that should not be (honesty.c).
@@ -312,7 +312,7 @@ int main(int argc, char **argv)
     workers_stop(t.workers);
     verify_all(&t);
     honest = honesty_stop(honesty);
-    books = audit(t.region);
+    books = audit(t.region, t.pool);
     summary(&t);
     empty = coverage_print(pool_faults(t.pool),
                            keep_copies(t.o.keep) != MEMX_KEEP_COPIES_OFF);

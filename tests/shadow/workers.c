@@ -103,13 +103,39 @@ static void write_zeros(Shadow *s, uint64_t first, uint64_t n)
     }
 }
 
+/* Where the discarder begins: anywhere, or on a page that is just leaving,
+ * which chance alone would hardly ever find. */
+static uint64_t discard_at(Worker *w)
+{
+    MemxRegion *r = w->all->region;
+    uint64_t page = g_rand_int(w->rand) % w->all->shadow->n_pages;
+    unsigned turn;
+
+    if (g_rand_boolean(w->rand)) {
+        return page;
+    }
+    g_mutex_lock(&r->lock);
+    turn = g_rand_int(w->rand) % r->staging.n_slots;
+    for (unsigned i = 0; i < r->staging.n_slots; i++) {
+        MemxSlot *slot = &r->staging.slot[(turn + i) % r->staging.n_slots];
+
+        if (memx_slot_is_out(slot) && slot->staged) {
+            page = slot->group * MEMX_GROUP_PAGES +
+                   __builtin_ctzll(slot->staged);
+            break;
+        }
+    }
+    g_mutex_unlock(&r->lock);
+    return page;
+}
+
 static void *discarder(void *opaque)
 {
     Worker *w = opaque;
     Shadow *s = w->all->shadow;
 
     while (!atomic_load(&w->all->stop)) {
-        uint64_t first = g_rand_int(w->rand) % s->n_pages;
+        uint64_t first = discard_at(w);
         uint64_t n = shadow_claim(s, first,
                                   1 << g_rand_int_range(w->rand, 0, 9));
 
