@@ -206,6 +206,10 @@ MEMX_API void memx_region_stats(MemxRegion *region, MemxStats *stats);
 /* "up", "down", "stalled", "empty" */
 MEMX_API const char *memx_server_health_name(MemxServerHealth health);
 
+/* Split migration (docs/split-migration.md). */
+#define MEMX_SESSION_BYTES 16
+#define MEMX_SPLIT_RECORD_MAX (64u << 10)
+
 G_END_DECLS
 
 #endif
