@@ -34,6 +34,9 @@ void memx_set_group_locked(MemxRegion *r, uint64_t group, uint64_t present,
     }
     t->present[group] = present;
     t->stored[group] = stored;
+    if (r->out && old_stored & ~stored) {
+        memx_out_gone_locked(r, group, old_stored & ~stored);
+    }
     if (!old_present && present) {
         memx_history_list(&r->history, c);
     } else if (old_present && !present && !memx_chunk_present_pages(t, c)) {
@@ -41,19 +44,24 @@ void memx_set_group_locked(MemxRegion *r, uint64_t group, uint64_t present,
     }
 }
 
+uint64_t memx_low_watermark(uint64_t limit)
+{
+    /* At least what prefetch needs beyond its half: see take_hint(). */
+    return CLAMP(limit / 64, 4 * MEMX_GROUP_PAGES, 32 * MEMX_GROUP_PAGES);
+}
+
 void memx_watermarks_locked(MemxRegion *r)
 {
-    uint64_t low = r->limit / 64;
-
-    /* At least what prefetch needs beyond its half: see take_hint(). */
-    low = CLAMP(low, 4 * MEMX_GROUP_PAGES, 32 * MEMX_GROUP_PAGES);
-    r->low = low;
-    r->high = 2 * low;
+    r->low = memx_low_watermark(r->limit);
+    r->high = 2 * r->low;
 }
 
 bool memx_budget_take_locked(MemxRegion *r, uint64_t n)
 {
-    bool ok = r->held + n <= r->limit;
+    /* While nothing may be evicted, whoever needs a page gets it: at a
+     * switch-over that is what saving and loading devices reads. */
+    bool ok = r->held + n <= r->limit || r->quiet ||
+              r->side == MEMX_SIDE_HEIR;
 
     if (ok) {
         r->held += n;
@@ -126,7 +134,8 @@ void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask)
     MemxPageTable *t = &r->table;
     uint32_t c = memx_chunk_of_group(t, group);
     MemxServer *s = &r->server[t->chunk[c].server];
-    bool keep = r->keep_copies == MEMX_KEEP_COPIES_ON ||
+    bool keep = r->out || r->side != MEMX_SIDE_OWNER ||
+                r->keep_copies == MEMX_KEEP_COPIES_ON ||
                 (r->keep_copies == MEMX_KEEP_COPIES_AUTO &&
                  s->free_pages > s->capacity_pages / MEMX_SHORT_PART);
 

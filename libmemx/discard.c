@@ -62,6 +62,9 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
         gone += memx_mask_pages(t->present[g] & mask);
         memx_set_group_locked(r, g, t->present[g] & ~mask,
                               t->stored[g] & ~mask);
+        if (r->out) {
+            memx_out_discard_locked(r, g, mask);
+        }
     }
     g_mutex_unlock(&r->lock);
 

@@ -259,7 +259,7 @@ void memx_evict_finish(MemxRegion *r, MemxSlot *slot)
     stored = t->stored[g];
     on_server = (slot->sending | slot->same) & slot->staged;
     gone = slot->zero & slot->staged;
-    if (r->keep_copies == MEMX_KEEP_COPIES_OFF) {
+    if (r->keep_copies == MEMX_KEEP_COPIES_OFF && !r->out) {
         gone |= on_server & present; /* came back meanwhile */
     }
     /* What a server holds in vain: zero pages, discarded ones. */

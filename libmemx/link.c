@@ -65,7 +65,17 @@ static uint64_t void_copies(MemxRegion *r, MemxServer *s)
 /* The space is gone.  True: nothing is lost, it may be made anew. */
 static bool came_back_empty(MemxRegion *r, MemxServer *s)
 {
-    uint64_t lost = void_copies(r, s);
+    uint64_t lost;
+
+    g_mutex_lock(&r->lock);
+    if (r->out) {
+        memx_out_failed_locked(r, s, "came back without the pages that it "
+                               "was sent");
+    }
+    /* What the destination is to have, or has been offered, isn't here. */
+    lost = r->out || r->side != MEMX_SIDE_OWNER || !s->told;
+    g_mutex_unlock(&r->lock);
+    lost += void_copies(r, s);
 
     g_mutex_lock(&r->lock);
     if (lost && s->health != MEMX_SERVER_EMPTY) {
@@ -82,10 +92,17 @@ static MemxChannel *connect_lane(MemxRegion *r, MemxServer *s, MemxLane lane,
     MemxOpen open = s->open;
     MemxChannel *channel;
 
+    g_mutex_lock(&r->lock);
+    memx_handover_open_locked(r, s, &open);
+    g_mutex_unlock(&r->lock);
     open.lane = lane;
-    open.flags = 0;
     channel = memx_peer_connect(s->peer, &open, CONNECT_MS, s->link.wake_fd,
                                 info, error);
+    if (!channel && info->protocol_error == MEMX_ERR_EPOCH) {
+        g_mutex_lock(&r->lock);
+        memx_handover_fenced_locked(r);
+        g_mutex_unlock(&r->lock);
+    }
     if (!channel && info->protocol_error == MEMX_ERR_NO_SPACE &&
         lane == MEMX_LANE_ORDERED && came_back_empty(r, s)) {
         open.flags = MEMX_OPEN_CREATE;
@@ -108,7 +125,8 @@ static MemxWorker *owner(MemxRegion *r, MemxLane lane)
 /* Connects what is down.  False: something still is. */
 static bool connect_lanes(MemxRegion *r, MemxServer *s)
 {
-    for (unsigned lane = MEMX_LANE_ORDERED; lane <= MEMX_LANE_FETCH; lane++) {
+    for (unsigned lane = MEMX_LANE_ORDERED; lane <= memx_last_lane(r);
+         lane++) {
         g_autoptr(GError) error = NULL;
         MemxPeerInfo info = { 0 };
         MemxChannel *channel;
@@ -141,9 +159,10 @@ static bool connect_lanes(MemxRegion *r, MemxServer *s)
     return true;
 }
 
-static bool all_up_locked(MemxServer *s)
+static bool all_up_locked(MemxRegion *r, MemxServer *s)
 {
-    for (unsigned lane = MEMX_LANE_ORDERED; lane <= MEMX_LANE_FETCH; lane++) {
+    for (unsigned lane = MEMX_LANE_ORDERED; lane <= memx_last_lane(r);
+         lane++) {
         if (!s->lane[lane].up && !s->lane[lane].incoming) {
             return false;
         }
@@ -171,7 +190,11 @@ static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
     bool back;
 
     g_mutex_lock(&r->lock);
-    if (!all_up_locked(s)) {
+    if (r->side == MEMX_SIDE_FENCED) {
+        g_mutex_unlock(&r->lock); /* it's nothing to us any more */
+        return;
+    }
+    if (!all_up_locked(r, s)) {
         health = s->health == MEMX_SERVER_EMPTY ? MEMX_SERVER_EMPTY
                                                 : MEMX_SERVER_DOWN;
     } else if (s->health == MEMX_SERVER_EMPTY && !reconnected) {
@@ -211,7 +234,7 @@ void *memx_link_thread(void *opaque)
         bool down, ok = true;
 
         g_mutex_lock(&r->lock);
-        down = !all_up_locked(s);
+        down = !all_up_locked(r, s) && r->side != MEMX_SIDE_FENCED;
         g_mutex_unlock(&r->lock);
         if (down) {
             judge(r, s, false);

@@ -88,6 +88,7 @@ typedef struct MemxOptions {
     const void *key;         /* admission key, or NULL */
     size_t key_bytes;
     MemxKeepCopies keep_copies;
+    bool passive;            /* for memx_split_begin() alone: see there */
     unsigned server_timeout_ms; /* 1000 .. 86400000; 30000 */
     unsigned connect_timeout_ms; /* at creation, per server; 5000 */
     const char *vm_name;     /* shown by memxctl; at most 63 bytes, or NULL */
@@ -195,6 +196,8 @@ typedef struct MemxStats {
     const char *fill;            /* "move" or "copy": how whole runs fill */
     const char *tracker;         /* "faults": where history comes from */
     bool host_swap;              /* the host swaps: a warning */
+    uint64_t fetched_before_commit_pages; /* after a split migration: what
+                                    loading the devices needed */
     unsigned n_servers;
     MemxServerStats servers[MEMX_SERVERS_MAX];
 } MemxStats;
@@ -206,9 +209,147 @@ MEMX_API void memx_region_stats(MemxRegion *region, MemxStats *stats);
 /* "up", "down", "stalled", "empty" */
 MEMX_API const char *memx_server_health_name(MemxServerHealth health);
 
-/* Split migration (docs/split-migration.md). */
+/*
+ * Split migration (docs/split-migration.md).
+ *
+ * Source: each region is split: its hot chunks are for the main host, by a
+ * stream of the caller's; its cold ones go to the memory servers.
+ *
+ *   memx_split_begin     decides which is which, and starts to send
+ *   memx_split_page      for each dirty page: does it go to the stream?
+ *   memx_split_record    what the destination must know, piece by piece
+ *   memx_split_drain     the VM is stopped: all that is left
+ *   memx_split_offer     from now on the destination may attach
+ *   memx_split_reclaim   it shall not, after all; or memx_split_cancel before
+ *                        the offer
+ *
+ * Memory of a VM without a region gets one for the time of its migration,
+ * with MemxOptions.passive: nothing is paged, all of it is local and stays.
+ *
+ * Destination:
+ *
+ *   memx_arrival_new     checks what it can
+ *   memx_arrival_record  takes the pieces
+ *   memx_arrival_finish  attaches, and is the region: pages are fetched from
+ *                        now on, but nothing is written to the servers
+ *   memx_region_commit   takes possession; before the VM runs
+ *
+ * All regions of a VM have one session.  Its arbiter is the first server of
+ * one region; who wins there tells all others.
+ */
 #define MEMX_SESSION_BYTES 16
+
+typedef struct MemxSplitOptions {
+    uint8_t session[MEMX_SESSION_BYTES]; /* random; the same for all regions */
+    uint64_t main_bytes;     /* the region's local size at the destination */
+    uint64_t max_bytes_per_s; /* sent to the servers together; 0: no limit */
+    /* The pages of [offset, offset + bytes) are going to be read and sent to
+     * a server: whatever marks them dirty for the stream is to be cleared.
+     * Called by memx_split_begin() alone. */
+    void (*taken)(void *opaque, uint64_t offset, uint64_t bytes);
+    void *opaque;
+} MemxSplitOptions;
+
+/* A passive region learns what was touched in a period: a bit per chunk. */
+MEMX_API void memx_region_touched(MemxRegion *region, const uint64_t *chunks);
+
+/* Reserves what the destination will need (blocks as memx_region_new() does),
+ * splits by the history, and starts to send.  Nothing is changed on failure.
+ */
+MEMX_API bool memx_split_begin(MemxRegion *region,
+                               const MemxSplitOptions *options,
+                               GError **error);
+
+/* The page at @offset is dirty: 0: it goes to the stream; 1: it is taken care
+ * of.  Doesn't wait, but for a lock held for moments. */
+MEMX_API int memx_split_page(MemxRegion *region, uint64_t offset);
+
+MEMX_API void memx_split_set_rate(MemxRegion *region,
+                                  uint64_t max_bytes_per_s);
+
+typedef struct MemxSplitStats {
+    uint32_t hot_chunks, cold_chunks;
+    uint64_t pending_bytes;     /* to be sent to servers, or unanswered */
+    uint64_t sent_bytes;        /* answered; again counts again */
+    uint64_t sent_pages;
+    uint64_t zero_pages;        /* that cost nothing */
+    uint64_t left_pages;        /* were on their server already */
+    uint64_t main_pages;        /* different ones that went to the stream */
+    uint64_t main_pages_max;
+    uint64_t spilled_pages;     /* hot, but more than the main host has room
+                                   for */
+    uint64_t fetched_pages;     /* came back from servers meanwhile */
+    unsigned n_servers;
+    struct {
+        char address[272];
+        uint64_t pending_bytes;
+        uint64_t sent_bytes;
+        MemxServerHealth health;
+    } servers[MEMX_SERVERS_MAX];
+} MemxSplitStats;
+
+MEMX_API void memx_split_stats(MemxRegion *region, MemxSplitStats *stats);
+
+/* Waits until something was answered, nothing is pending, it can't go on, or
+ * timeout_ms. */
+MEMX_API void memx_split_wait(MemxRegion *region, unsigned timeout_ms);
+
+/* False: it can't go on (a server is full, or lost what it was sent). */
+MEMX_API bool memx_split_check(MemxRegion *region, GError **error);
+
 #define MEMX_SPLIT_RECORD_MAX (64u << 10)
+
+/* Writes the next record for the destination to @buf
+ * (MEMX_SPLIT_RECORD_MAX bytes) and returns its size; 0: none is due.  With
+ * @last, after memx_split_offer(), until 0 is returned. */
+MEMX_API size_t memx_split_record(MemxRegion *region, bool last, void *buf);
+
+/* With the VM stopped.  1: all is answered; 0: not within timeout_ms, try
+ * again; -1: it can't be (a server lost what it was sent). */
+MEMX_API int memx_split_drain(MemxRegion *region, unsigned timeout_ms,
+                              GError **error);
+
+/* After memx_split_drain(): stops writing, and offers all spaces to the
+ * destination.  1, 0 and -1 as above; after 0 or -1 the offer may have reached
+ * some server: memx_split_reclaim() it without asking. */
+MEMX_API int memx_split_offer(MemxRegion *region, unsigned timeout_ms,
+                              GError **error);
+
+/* Before the offer: paging goes on as if nothing had been. */
+MEMX_API void memx_split_cancel(MemxRegion *region);
+
+typedef enum {
+    MEMX_VERDICT_MINE,      /* this side runs the VM; also if asked again */
+    MEMX_VERDICT_THEIRS,    /* the other side does */
+    MEMX_VERDICT_UNKNOWN,   /* the arbiter did not answer: ask again */
+} MemxVerdict;
+
+/* Takes an offer back.  With @ask the region's first server decides, and
+ * @error says why not; the others, and a region without @ask, are told as they
+ * can be reached, before anything is written to them. */
+MEMX_API MemxVerdict memx_split_reclaim(MemxRegion *region, bool ask,
+                                        unsigned timeout_ms, GError **error);
+
+/* The process ends after its offer, which stands. */
+MEMX_API void memx_split_leave(MemxRegion *region);
+
+typedef struct MemxArrival MemxArrival;
+
+/* @options as for memx_region_new(), with base; servers must be NULL, and
+ * chunk_bytes is the source's. */
+MEMX_API MemxArrival *memx_arrival_new(const MemxOptions *options,
+                                       GError **error);
+MEMX_API bool memx_arrival_record(MemxArrival *arrival, const void *record,
+                                  size_t bytes, GError **error);
+/* All records are there, and all memory of the stream.  Frees @arrival, on
+ * failure too (with the memory as it was, and the spaces the source's). */
+MEMX_API MemxRegion *memx_arrival_finish(MemxArrival *arrival,
+                                         GError **error);
+MEMX_API void memx_arrival_free(MemxArrival *arrival);
+
+/* As memx_split_reclaim(), of the other side. */
+MEMX_API MemxVerdict memx_region_commit(MemxRegion *region, bool ask,
+                                        unsigned timeout_ms, GError **error);
 
 G_END_DECLS
 

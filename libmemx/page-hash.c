@@ -13,18 +13,14 @@ struct MemxPageHash {
     gnutls_aead_cipher_hd_t cipher;
 };
 
-MemxPageHash *memx_page_hash_new(GError **error)
+MemxPageHash *memx_page_hash_new(const uint8_t key[MEMX_HASH_KEY_BYTES],
+                                 GError **error)
 {
     g_autofree MemxPageHash *hash = g_new0(MemxPageHash, 1);
-    uint8_t key[16];
-    gnutls_datum_t datum = { key, sizeof(key) };
-    int r = gnutls_rnd(GNUTLS_RND_KEY, key, sizeof(key));
-
-    if (r >= 0) {
-        r = gnutls_aead_cipher_init(&hash->cipher, GNUTLS_CIPHER_AES_128_GCM,
+    gnutls_datum_t datum = { (uint8_t *)key, MEMX_HASH_KEY_BYTES };
+    int r = gnutls_aead_cipher_init(&hash->cipher, GNUTLS_CIPHER_AES_128_GCM,
                                     &datum);
-    }
-    gnutls_memset(key, 0, sizeof(key));
+
     if (r < 0) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
                     "cannot set up the page hash (AES-128-GCM): %s",

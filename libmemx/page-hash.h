@@ -17,10 +17,13 @@
 #include <stdbool.h>
 #include "memx-protocol.h"
 
+#define MEMX_HASH_KEY_BYTES 16
+
 typedef struct MemxPageHash MemxPageHash;
 
-/* With a new random key. */
-MemxPageHash *memx_page_hash_new(GError **error);
+/* @key: random, secret. */
+MemxPageHash *memx_page_hash_new(const uint8_t key[MEMX_HASH_KEY_BYTES],
+                                 GError **error);
 void memx_page_hash_free(MemxPageHash *hash);
 
 /* One thread at a time.  False if the library fails: treat as changed. */

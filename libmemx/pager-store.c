@@ -74,7 +74,7 @@ static bool slot_stores(MemxRegion *r, MemxSlot *slot)
 {
     MemxServer *s = &r->server[slot->server];
 
-    return s->lane[MEMX_LANE_ORDERED].up && !s->full &&
+    return s->lane[MEMX_LANE_ORDERED].up && !s->full && s->told &&
            s->health != MEMX_SERVER_EMPTY;
 }
 
@@ -144,7 +144,8 @@ static bool release_kept(MemxRegion *r, MemxServer *s)
         g_mutex_lock(&r->lock);
         for (unsigned i = 0; i < KEPT_SLICE_GROUPS; i++) {
             uint64_t g = s->kept_cursor++ % t->n_groups;
-            uint64_t kept = t->present[g] & t->stored[g];
+            uint64_t kept = t->present[g] & t->stored[g] &
+                            ~memx_out_handed_locked(r, g);
             uint32_t c = memx_chunk_of_group(t, g);
 
             if (kept && t->chunk[c].server == s->index) {
@@ -169,6 +170,7 @@ static void give_way(MemxRegion *r)
 
         g_mutex_lock(&r->lock);
         now = s->lane[MEMX_LANE_ORDERED].up && s->kept_pages && !s->n_drops &&
+              s->told &&
               s->free_pages < s->capacity_pages / MEMX_SHORT_PART / 2;
         g_mutex_unlock(&r->lock);
         if (now) {
@@ -196,6 +198,27 @@ static void ping_idle(MemxRegion *r)
     }
 }
 
+bool memx_store_refused(MemxRegion *r, MemxServer *s)
+{
+    bool hope;
+
+    g_mutex_lock(&r->lock);
+    s->full = true;
+    s->full_since_ns = memx_now_ns();
+    g_mutex_unlock(&r->lock);
+    if (release_kept(r, s)) {
+        return true;
+    }
+    g_mutex_lock(&r->lock);
+    hope = s->n_drops || r->table.n_trim;
+    if (!hope && !s->full_told && s->remote_pages < s->reserved_pages) {
+        s->full_told = true;
+        memx_event_post_locked(r, MEMX_EVENT_POOL_FULL, s->index);
+    }
+    g_mutex_unlock(&r->lock);
+    return hope;
+}
+
 static void slot_refused(MemxRegion *r, MemxSlot *slot, unsigned error)
 {
     MemxServer *s = &r->server[slot->server];
@@ -208,19 +231,7 @@ static void slot_refused(MemxRegion *r, MemxSlot *slot, unsigned error)
         memx_channel_shutdown(s->lane[MEMX_LANE_ORDERED].channel);
         return;
     }
-    g_mutex_lock(&r->lock);
-    s->full = true;
-    s->full_since_ns = memx_now_ns();
-    g_mutex_unlock(&r->lock);
-    if (!release_kept(r, s)) {
-        g_mutex_lock(&r->lock);
-        if (!s->full_told && s->remote_pages < s->reserved_pages &&
-            !s->n_drops && !r->table.n_trim) {
-            s->full_told = true;
-            memx_event_post_locked(r, MEMX_EVENT_POOL_FULL, s->index);
-        }
-        g_mutex_unlock(&r->lock);
-    }
+    memx_store_refused(r, s);
 }
 
 static void slot_answered(MemxRegion *r, MemxSlot *slot)
@@ -305,7 +316,7 @@ static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
 static bool drops_now(const MemxRegion *r, const MemxServer *s)
 {
     return s->lane[MEMX_LANE_ORDERED].up && s->health == MEMX_SERVER_UP &&
-           s->n_drops < MEMX_DROPS_MAX * 2 / (r->n_servers + 1);
+           s->told && s->n_drops < MEMX_DROPS_MAX * 2 / (r->n_servers + 1);
 }
 
 /* Goes on to the next chunk to trim; one whose server can't be told now is
@@ -407,8 +418,10 @@ static void controls(MemxRegion *r)
             return;
         }
         control->call = (MemxCall) {
-            .request = { .opcode = MEMX_OP_RESERVE,
-                         .group = control->reserve_pages },
+            .request = { .opcode = control->opcode,
+                         .group = control->reserve_pages,
+                         .body_bytes = control->body_bytes },
+            .body = control->body,
             .owner = control,
         };
         err = memx_lane_submit(r, &r->server[control->server],
@@ -419,21 +432,30 @@ static void controls(MemxRegion *r)
     }
 }
 
-static void answered(MemxRegion *r, MemxCall *call)
+static void answered(MemxRegion *r, MemxServer *s, MemxCall *call)
 {
     MemxControl *control = call->owner;
 
+    if (call == &s->tell) {
+        memx_handover_told(r, s);
+        return;
+    }
     switch (call->request.opcode) {
     case MEMX_OP_DROP:
         drop_answered(r, call->owner);
         break;
     case MEMX_OP_PING:
         break;
-    case MEMX_OP_RESERVE:
-        control_done(r, control, call->status, call->reply.error);
+    case MEMX_OP_STORE:
+    case MEMX_OP_COMPARE:
+        if (call->owner) {
+            slot_answered(r, call->owner);
+        } else {
+            memx_out_answered(r, call);
+        }
         break;
     default:
-        slot_answered(r, call->owner);
+        control_done(r, control, call->status, call->reply.error);
     }
 }
 
@@ -560,14 +582,13 @@ static void forget_compares(MemxRegion *r, MemxServer *s)
 
 static void lanes(MemxRegion *r)
 {
-
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
         uint64_t before = s->channels;
         MemxCall *call;
 
         while ((call = memx_lane_progress(r, s, MEMX_LANE_ORDERED))) {
-            answered(r, call);
+            answered(r, s, call);
         }
         memx_lane_refresh(r, s, MEMX_LANE_ORDERED);
         if (s->channels != before) {
@@ -581,11 +602,22 @@ static void lanes(MemxRegion *r)
     }
 }
 
+/* Nothing may change on the servers, or not by us. */
+static bool quiet(MemxRegion *r)
+{
+    bool yes;
+
+    g_mutex_lock(&r->lock);
+    yes = r->quiet || r->side != MEMX_SIDE_OWNER;
+    g_mutex_unlock(&r->lock);
+    return yes;
+}
+
 void *memx_store_thread(void *opaque)
 {
     MemxRegion *r = opaque;
     struct pollfd pfd[MEMX_LANE_POLL_MAX];
-    int timeout_ms = IDLE_MS;
+    int timeout_ms = IDLE_MS, push_ms;
 
     while (!memx_stopping(r)) {
         int n = memx_lane_poll(r, &r->store, MEMX_LANE_ORDERED, pfd);
@@ -598,14 +630,18 @@ void *memx_store_thread(void *opaque)
             memx_worker_silence(&r->store);
         }
         lanes(r);
+        memx_handover_tell(r);
         again = retry_slots(r);
         controls(r);
         ping_idle(r);
-        give_way(r);
-        trims(r);
-        again |= evict(r);
+        push_ms = memx_out_push(r);
+        if (!quiet(r)) {
+            give_way(r);
+            trims(r);
+            again |= evict(r);
+        }
         feed_starved(r);
-        timeout_ms = again ? RETRY_MS : IDLE_MS;
+        timeout_ms = MIN(again ? RETRY_MS : IDLE_MS, push_ms);
     }
     return NULL;
 }

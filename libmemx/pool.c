@@ -23,10 +23,11 @@
 #define GIVE_WAY_POLL_MS 100
 
 /* What must be reserved for a local size of @limit pages. */
-static uint64_t need_pages(const MemxRegion *r, uint64_t limit)
+uint64_t memx_pool_need(const MemxRegion *r, uint64_t limit)
 {
     uint64_t size = r->table.n_pages;
-    uint64_t staging = (uint64_t)r->staging.n_slots * MEMX_GROUP_PAGES;
+    unsigned slots = MAX(r->staging.n_slots, memx_staging_slots(limit));
+    uint64_t staging = (uint64_t)slots * MEMX_GROUP_PAGES;
 
     /* A server's last group may have room for a part of a slot only. */
     uint64_t slack = staging + (uint64_t)r->n_servers * MEMX_GROUP_PAGES;
@@ -60,7 +61,7 @@ static bool share_out(const MemxRegion *r, uint64_t pages,
     return true;
 }
 
-static void set_quotas_locked(MemxRegion *r)
+void memx_pool_quotas_locked(MemxRegion *r)
 {
     uint64_t total = 0;
 
@@ -92,14 +93,14 @@ static bool set_full(GError **error, uint64_t need, uint64_t have,
     return false;
 }
 
-static bool add_peer(MemxRegion *r, const MemxOptions *o, GBytes *key,
-                     const char *address, GError **error)
+MemxServer *memx_pool_add(MemxRegion *r, const MemxOptions *o, GBytes *key,
+                          const char *address, GError **error)
 {
     MemxServer *s = &r->server[r->n_servers];
     MemxPeer *peer = memx_peer_new(r->transport, address, key, error);
 
     if (!peer) {
-        return false;
+        return NULL;
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
         if (!strcmp(r->server[i].peer->address, peer->address)) {
@@ -107,10 +108,11 @@ static bool add_peer(MemxRegion *r, const MemxOptions *o, GBytes *key,
                         "server %s is named twice; name each server once",
                         peer->address);
             memx_peer_free(peer);
-            return false;
+            return NULL;
         }
     }
     s->peer = peer;
+    s->told = true;
     s->index = r->n_servers++;
     s->open.size_pages = r->table.n_pages;
     s->open.epoch = 1;
@@ -120,7 +122,7 @@ static bool add_peer(MemxRegion *r, const MemxOptions *o, GBytes *key,
     memcpy(s->open.client, r->client_id, sizeof(s->open.client));
     memx_random(s->open.space, sizeof(s->open.space));
     memx_random(s->open.secret, sizeof(s->open.secret));
-    return true;
+    return s;
 }
 
 /* What a server has free, asked on a connection of no space.  With @want
@@ -151,27 +153,33 @@ static bool ask_room(MemxServer *s, unsigned timeout_ms, uint64_t want,
     return true;
 }
 
-static bool open_server(MemxServer *s, unsigned timeout_ms, GError **error)
+bool memx_pool_open_lanes(MemxRegion *r, MemxServer *s, bool create,
+                          unsigned timeout_ms, MemxPeerInfo *info,
+                          GError **error)
 {
-    for (unsigned lane = MEMX_LANE_ORDERED; lane <= MEMX_LANE_FETCH; lane++) {
+    for (unsigned lane = MEMX_LANE_ORDERED; lane <= memx_last_lane(r);
+         lane++) {
         MemxOpen open = s->open;
-        MemxPeerInfo info = { 0 };
         MemxChannel *channel;
 
+        memx_handover_open_locked(r, s, &open); /* no other thread yet */
         open.lane = lane;
-        open.flags = lane == MEMX_LANE_ORDERED ? MEMX_OPEN_CREATE : 0;
-        open.reserve_pages = open.flags ? s->reserved_pages : 0;
+        if (create && lane == MEMX_LANE_ORDERED) {
+            open.flags = MEMX_OPEN_CREATE;
+            open.reserve_pages = s->reserved_pages;
+        }
         s->opened = true; /* also if the answer doesn't reach us */
-        channel = memx_peer_connect(s->peer, &open, timeout_ms, -1, &info,
+        *info = (MemxPeerInfo) { 0 };
+        channel = memx_peer_connect(s->peer, &open, timeout_ms, -1, info,
                                     error);
         if (!channel) {
             return false;
         }
         s->lane[lane].channel = channel;
         s->lane[lane].up = true;
-        s->free_pages = info.free_pages;
-        s->capacity_pages = info.capacity_pages;
-        memcpy(s->instance, info.instance, sizeof(s->instance));
+        s->free_pages = info->free_pages;
+        s->capacity_pages = info->capacity_pages;
+        memcpy(s->instance, info->instance, sizeof(s->instance));
     }
     return true;
 }
@@ -183,7 +191,7 @@ static bool reserve_first(MemxRegion *r, unsigned timeout_ms, GError **error)
     int64_t deadline_us = g_get_monotonic_time() +
                           MIN(timeout_ms, GIVE_WAY_MS) * 1000ll;
     uint64_t room[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
-    uint64_t need = need_pages(r, r->limit), want = 0;
+    uint64_t need = memx_pool_need(r, r->limit), want = 0;
     uint64_t total, capacity;
 
     for (;;) {
@@ -212,7 +220,7 @@ static bool reserve_first(MemxRegion *r, unsigned timeout_ms, GError **error)
     for (unsigned i = 0; i < r->n_servers; i++) {
         r->server[i].reserved_pages = share[i];
     }
-    set_quotas_locked(r);
+    memx_pool_quotas_locked(r);
     return true;
 }
 
@@ -230,7 +238,7 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
     r->server = g_new0(MemxServer, n);
     memx_random(r->client_id, sizeof(r->client_id));
     for (unsigned i = 0; i < n; i++) {
-        if (!add_peer(r, o, key, o->servers[i], error)) {
+        if (!memx_pool_add(r, o, key, o->servers[i], error)) {
             return false;
         }
     }
@@ -238,30 +246,50 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
         return false;
     }
     for (unsigned i = 0; i < n; i++) {
-        if (!open_server(&r->server[i], o->connect_timeout_ms, error)) {
+        MemxPeerInfo info;
+
+        if (!memx_pool_open_lanes(r, &r->server[i], true,
+                                  o->connect_timeout_ms, &info, error)) {
             return false;
         }
     }
     return true;
 }
 
-/* A new ordered lane takes over from the old one, whatever that was doing. */
-static void close_space(MemxServer *s, int left_ms)
+/*
+ * A new ordered lane takes over from the old one, whatever that was doing.
+ * What must be told before is told; and a space that the other side may still
+ * want is left: the server refuses to close it.
+ */
+static void close_space(MemxRegion *r, MemxServer *s, int left_ms)
 {
+    MemxCall tell = {
+        .request = { .opcode = r->leave ? MEMX_OP_RESIGN : r->tell_opcode,
+                     .body_bytes = MEMX_ID_BYTES },
+        .body = r->session_id,
+    };
     MemxCall call = { .request = { .opcode = MEMX_OP_CLOSE } };
     MemxOpen open = s->open;
     MemxPeerInfo info = { 0 };
     MemxChannel *channel;
+    int err = 0;
 
-    if (left_ms <= 0) {
+    if (left_ms <= 0 || r->side == MEMX_SIDE_FENCED) {
         return;
     }
+    memx_handover_open_locked(r, s, &open);
     open.lane = MEMX_LANE_ORDERED;
     channel = memx_peer_connect(s->peer, &open, left_ms, -1, &info, NULL);
-    if (channel) {
-        memx_channel_call(channel, &call, left_ms, -1);
-        memx_channel_close(channel);
+    if (!channel) {
+        return;
     }
+    if (r->leave || (!s->told && r->tell_opcode)) {
+        err = memx_channel_call(channel, &tell, left_ms, -1);
+    }
+    if (!err && !tell.reply.error && !r->leave) {
+        memx_channel_call(channel, &call, left_ms, -1);
+    }
+    memx_channel_close(channel);
 }
 
 void memx_pool_close(MemxRegion *r)
@@ -277,7 +305,7 @@ void memx_pool_close(MemxRegion *r)
         }
         if (s->opened) {
             /* Each has its part of what is left. */
-            close_space(s, (deadline_us - g_get_monotonic_time()) / 1000 /
+            close_space(r, s, (deadline_us - g_get_monotonic_time()) / 1000 /
                            (r->n_servers - i));
         }
         memx_peer_free(s->peer);
@@ -286,17 +314,13 @@ void memx_pool_close(MemxRegion *r)
     r->n_servers = 0;
 }
 
-/* Asks the store thread to reserve, and waits. */
-static bool reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
-                        GError **error)
+int memx_control_call(MemxRegion *r, MemxControl *control,
+                      unsigned timeout_ms, unsigned *error)
 {
-    MemxControl *control = g_new0(MemxControl, 1);
-    int64_t deadline = g_get_monotonic_time() + RESERVE_MS * 1000;
-    unsigned refused;
-    int status;
+    int64_t deadline = g_get_monotonic_time() + timeout_ms * 1000ll;
+    int status = -ETIMEDOUT;
 
-    control->server = s->index;
-    control->reserve_pages = pages;
+    *error = 0;
     g_mutex_lock(&r->lock);
     control->next = r->control;
     r->control = control;
@@ -308,17 +332,32 @@ static bool reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
     }
     r->n_waiting--;
     if (!control->done) {
-        control->abandoned = true; /* and may still be done: count on less */
-        s->reserved_pages = MIN(s->reserved_pages, pages);
-        status = -ETIMEDOUT;
-        refused = 0;
+        control->abandoned = true;
     } else {
         status = control->status;
-        refused = control->error;
-        if (!status && !refused) {
-            s->reserved_pages = pages;
-        }
+        *error = control->error;
         g_free(control);
+    }
+    g_mutex_unlock(&r->lock);
+    return status;
+}
+
+static bool reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
+                        GError **error)
+{
+    MemxControl *control = g_new0(MemxControl, 1);
+    unsigned refused;
+    int status;
+
+    control->server = s->index;
+    control->opcode = MEMX_OP_RESERVE;
+    control->reserve_pages = pages;
+    status = memx_control_call(r, control, RESERVE_MS, &refused);
+    g_mutex_lock(&r->lock);
+    if (status == -ETIMEDOUT) { /* it may still be done: count on less */
+        s->reserved_pages = MIN(s->reserved_pages, pages);
+    } else if (!status && !refused) {
+        s->reserved_pages = pages;
     }
     g_mutex_unlock(&r->lock);
     if (status || refused) {
@@ -381,7 +420,7 @@ static bool reserve_all(MemxRegion *r, const uint64_t *pages,
         }
     }
     g_mutex_lock(&r->lock);
-    set_quotas_locked(r);
+    memx_pool_quotas_locked(r);
     g_mutex_unlock(&r->lock);
     return true;
 }
@@ -429,7 +468,7 @@ bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
     uint64_t need, now = 0;
 
     g_mutex_lock(&r->lock);
-    need = need_pages(r, limit);
+    need = memx_pool_need(r, limit);
     for (unsigned i = 0; i < r->n_servers; i++) {
         old[i] = r->server[i].reserved_pages;
         now += old[i];

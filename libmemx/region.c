@@ -35,7 +35,7 @@ static uint64_t local_min(uint64_t size, uint64_t chunk)
     return MIN(size, MAX(MEMX_LOCAL_BYTES_MIN, CHUNKS_LOCAL_MIN * chunk));
 }
 
-static bool check_local(uint64_t size, uint64_t chunk, uint64_t local,
+bool memx_check_local(uint64_t size, uint64_t chunk, uint64_t local,
                         GError **error)
 {
     if (local % MEMX_PAGE_BYTES || local > size) {
@@ -52,7 +52,7 @@ static bool check_local(uint64_t size, uint64_t chunk, uint64_t local,
     return true;
 }
 
-static bool check_options(const MemxOptions *o, GError **error)
+bool memx_check_options(const MemxOptions *o, GError **error)
 {
     if (o->size_bytes < SIZE_MIN || o->size_bytes % MEMX_PAGE_BYTES ||
         o->size_bytes > SIZE_MAX_BYTES) {
@@ -72,7 +72,12 @@ static bool check_options(const MemxOptions *o, GError **error)
         return invalid(error, "server-timeout %u ms must be 1000 to 86400000",
                        o->server_timeout_ms);
     }
-    return check_local(o->size_bytes, o->chunk_bytes, o->local_bytes, error);
+    return memx_check_local(o->size_bytes, o->chunk_bytes, o->local_bytes, error);
+}
+
+unsigned memx_staging_slots(uint64_t limit)
+{
+    return CLAMP(limit / MEMX_GROUP_PAGES / 16, SLOTS_MIN, SLOTS_MAX);
 }
 
 static bool map_memory(MemxRegion *r, const MemxOptions *o, GError **error)
@@ -81,6 +86,9 @@ static bool map_memory(MemxRegion *r, const MemxOptions *o, GError **error)
 
     r->size_bytes = o->size_bytes;
     r->base = o->base;
+    if (r->passive) {
+        return true;
+    }
     if (!r->base) {
         r->base = mmap(NULL, r->size_bytes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -111,14 +119,14 @@ static bool map_memory(MemxRegion *r, const MemxOptions *o, GError **error)
 static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
 {
     uint64_t pages = o->size_bytes / MEMX_PAGE_BYTES;
-    uint64_t slots;
+    unsigned slots;
 
     r->chunk_bytes = o->chunk_bytes;
     r->limit = o->local_bytes / MEMX_PAGE_BYTES;
-    slots = CLAMP(r->limit / MEMX_GROUP_PAGES / 16, SLOTS_MIN, SLOTS_MAX);
+    slots = memx_staging_slots(r->limit);
     if (!memx_page_table_init(&r->table, pages, o->chunk_bytes) ||
         !memx_history_init(&r->history, r->table.n_chunks) ||
-        !memx_staging_init(&r->staging, slots)) {
+        (!r->passive && !memx_staging_init(&r->staging, slots))) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
                     "cannot map the tables of %" G_GUINT64_FORMAT " pages: %s",
                     pages, g_strerror(errno));
@@ -127,12 +135,20 @@ static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
     memx_streams_init(&r->streams, CLAMP(slots / 2 * MEMX_GROUP_PAGES, 64,
                                          2048));
     memx_watermarks_locked(r);
-    r->held = MEMX_FAULTS_MAX; /* the fetch buffers are memory, too */
+    if (!r->passive) {
+        r->held = MEMX_FAULTS_MAX; /* the fetch buffers are memory, too */
+    }
+    for (uint64_t g = 0; r->passive && g < r->table.n_groups; g++) {
+        memx_set_group_locked(r, g, memx_group_mask(&r->table, g), 0);
+    }
     return true;
 }
 
 static bool register_memory(MemxRegion *r, GError **error)
 {
+    if (r->passive) {
+        return true;
+    }
     r->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (r->pagemap_fd < 0) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
@@ -181,11 +197,14 @@ static bool start_threads(MemxRegion *r, GError **error)
     if (!memx_worker_start(&r->session, "memx-session", memx_session_thread, r,
                            error) ||
         !memx_worker_start(&r->store, "memx-store", memx_store_thread, r,
-                           error) ||
-        !memx_worker_start(&r->fetch, "memx-fetch", memx_fetch_thread, r,
-                           error) ||
-        !memx_worker_start(&r->faults, "memx-fault", memx_fault_thread, r,
                            error)) {
+        return false;
+    }
+    if (!r->passive &&
+        (!memx_worker_start(&r->fetch, "memx-fetch", memx_fetch_thread, r,
+                            error) ||
+         !memx_worker_start(&r->faults, "memx-fault", memx_fault_thread, r,
+                            error))) {
         return false;
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
@@ -201,13 +220,13 @@ static bool start_threads(MemxRegion *r, GError **error)
     return true;
 }
 
-MemxRegion *memx_region_new_over(const MemxOptions *o,
-                                 const MemxTransport *transport,
-                                 GError **error)
+MemxRegion *memx_region_prepare(const MemxOptions *o,
+                                const MemxTransport *transport,
+                                const uint8_t *hash_key, GError **error)
 {
     MemxRegion *r;
 
-    if (!check_options(o, error)) {
+    if (!memx_check_options(o, error)) {
         return NULL;
     }
     r = g_new0(MemxRegion, 1);
@@ -216,28 +235,54 @@ MemxRegion *memx_region_new_over(const MemxOptions *o,
     g_cond_init(&r->changed);
     r->uffd = r->pagemap_fd = -1;
     r->transport = transport;
+    r->passive = o->passive;
     r->keep_copies = o->keep_copies;
     r->server_timeout_ns = o->server_timeout_ms * 1000000ull;
     r->event = o->event;
     r->opaque = o->opaque;
     r->host_swap = host_swaps();
 
-    r->uffd = memx_uffd_open(0, NULL, error);
-    if (r->uffd < 0 || !map_memory(r, o, error) || !make_tables(r, o, error)) {
+    if (!r->passive && (r->uffd = memx_uffd_open(0, NULL, error)) < 0) {
         goto fail;
     }
-    r->hash = memx_page_hash_new(error);
+    if (!map_memory(r, o, error) || !make_tables(r, o, error)) {
+        goto fail;
+    }
+    if (hash_key) {
+        memcpy(r->hash_key, hash_key, sizeof(r->hash_key));
+    } else {
+        memx_random(r->hash_key, sizeof(r->hash_key));
+    }
+    r->hash = memx_page_hash_new(r->hash_key, error);
     if (!r->hash || !register_memory(r, error)) {
         goto fail;
     }
-    r->fill_by_move = memx_fill_probe(r);
-    if (!memx_pool_open(r, o, error) || !start_threads(r, error)) {
-        goto fail;
-    }
-    g_atomic_int_set(&r->ready, 1);
+    r->fill_by_move = !r->passive && memx_fill_probe(r);
     return r;
 
 fail:
+    memx_region_free(r);
+    return NULL;
+}
+
+bool memx_region_start(MemxRegion *r, GError **error)
+{
+    if (!start_threads(r, error)) {
+        return false;
+    }
+    g_atomic_int_set(&r->ready, 1);
+    return true;
+}
+
+MemxRegion *memx_region_new_over(const MemxOptions *o,
+                                 const MemxTransport *transport,
+                                 GError **error)
+{
+    MemxRegion *r = memx_region_prepare(o, transport, NULL, error);
+
+    if (r && memx_pool_open(r, o, error) && memx_region_start(r, error)) {
+        return r;
+    }
     memx_region_free(r);
     return NULL;
 }
@@ -288,6 +333,7 @@ void memx_region_free(MemxRegion *r)
     }
     waits = somebody_waits(r);
     memx_pool_close(r);
+    memx_out_free(r); /* buffers, which channels had */
     /* Closing it unregisters, which would give zeros to whoever waits: the
      * process is about to end with that thread asleep, so let it sleep. */
     if (r->uffd >= 0 && !waits) {
@@ -306,7 +352,7 @@ void memx_region_free(MemxRegion *r)
         memx_transport_unregister(r->transport, r->fault_buffers,
                                   MEMX_FAULTS_MAX * MEMX_PAGE_BYTES);
     }
-    if (r->staging.base) {
+    if (r->staging.base) { /* not of a passive one */
         memx_transport_unregister(r->transport, r->staging.base,
                                   r->staging.bytes);
     }
@@ -331,14 +377,19 @@ bool memx_region_set_local_bytes(MemxRegion *r, uint64_t local_bytes,
 {
     g_autoptr(GMutexLocker) resize = g_mutex_locker_new(&r->resize);
     uint64_t limit = local_bytes / MEMX_PAGE_BYTES;
-    bool lower;
+    bool lower, busy;
 
-    if (!check_local(r->size_bytes, r->chunk_bytes, local_bytes, error)) {
+    if (!memx_check_local(r->size_bytes, r->chunk_bytes, local_bytes, error)) {
         return false;
     }
     g_mutex_lock(&r->lock);
     lower = limit < r->limit;
+    busy = r->out || r->side != MEMX_SIDE_OWNER;
     g_mutex_unlock(&r->lock);
+    if (busy) {
+        return invalid(error, "local-size can't be changed during a split "
+                       "migration; try again when it has ended");
+    }
     if (lower && !memx_pool_reserve(r, limit, error)) {
         return false;
     }

@@ -87,7 +87,7 @@ typedef struct MemxServer {
     MemxPeer *peer;
     unsigned index;
     MemxOpen open;          /* space id, secret, ...; lane is filled in */
-    bool opened;            /* the space was created: it must be closed */
+    bool opened;            /* the space was created or attached */
 
     /* Protected by the lock. */
     uint32_t chunk_quota;   /* chunks that may be placed here */
@@ -115,7 +115,11 @@ typedef struct MemxServer {
     uint64_t reconnects;
     uint8_t instance[MEMX_ID_BYTES];
 
+    bool told;              /* whose the space is: see handover.c */
+
     /* The store thread's. */
+    bool telling;           /* a call is in flight */
+    MemxCall tell;
     uint64_t kept_cursor;   /* group at which to look for kept copies */
     unsigned n_drops;       /* in flight */
     uint64_t channels;      /* how often its channel came or went */
@@ -141,7 +145,10 @@ typedef struct MemxPrefetch {
 /* Something that an API thread asks of the store thread. */
 typedef struct MemxControl {
     unsigned server;
+    uint16_t opcode;        /* RESERVE, OFFER, COMMIT, RECLAIM */
     uint64_t reserve_pages;
+    uint8_t body[2 * MEMX_ID_BYTES];
+    unsigned body_bytes;
     bool done;
     bool abandoned;         /* nobody waits any more: whoever ends it frees */
     int status;             /* 0, -errno */
@@ -163,6 +170,16 @@ typedef struct MemxDrop {
 #define MEMX_EVENT_TYPES (MEMX_EVENT_BUG + 1)
 #define MEMX_EVENT_NO_SERVER 31
 
+/* Whose a region's spaces are; handover.c. */
+typedef enum MemxSide {
+    MEMX_SIDE_OWNER,        /* ours */
+    MEMX_SIDE_OFFERED,      /* ours, but the destination may take them */
+    MEMX_SIDE_HEIR,         /* the source's; we may take them */
+    MEMX_SIDE_FENCED,       /* the other side took them */
+} MemxSide;
+
+typedef struct MemxSplitOut MemxSplitOut;
+
 typedef struct MemxCounters {
     uint64_t first_touch, remote, staged, starved;
     uint64_t prefetched, prefetch_wasted;
@@ -176,6 +193,8 @@ struct MemxRegion {
     uint64_t size_bytes;
     uint64_t chunk_bytes;
     bool owns_base;
+    bool passive;           /* nothing is paged: only the store, session and
+                               link threads are there */
     MemxKeepCopies keep_copies;
     uint64_t server_timeout_ns;
     MemxEventFunc *event;
@@ -189,6 +208,7 @@ struct MemxRegion {
     MemxServer *server;
     const uint8_t *zeros;   /* a group of them */
     uint8_t client_id[MEMX_ID_BYTES];
+    uint8_t hash_key[MEMX_HASH_KEY_BYTES];
 
     int stop;               /* atomic: threads shall end */
     int ready;              /* atomic: events may be delivered */
@@ -221,6 +241,14 @@ struct MemxRegion {
     uint64_t fetch_used_ns; /* when prefetch was used last */
     uint64_t promoted_last, promotion_rate;
     uint64_t faults_at_age;
+    MemxSide side;
+    uint16_t tell_opcode;   /* what servers that aren't told must hear */
+    uint8_t session_id[MEMX_ID_BYTES];
+    uint8_t heir_id[MEMX_ID_BYTES]; /* source: of whom it was offered to */
+    bool quiet;             /* nothing is evicted or trimmed, for the moment */
+    bool leave;             /* the spaces are another's when we end */
+    uint64_t fetched_at_commit;
+    MemxSplitOut *out;      /* while it is being split; split-out.c */
 
     /* The fault thread's. */
     bool faults_full;       /* one was left for want of a free request */
@@ -260,6 +288,12 @@ static inline void *memx_group_hva(const MemxRegion *r, uint64_t group)
 static inline uint64_t memx_free_pages(const MemxRegion *r)
 {
     return r->limit > r->held ? r->limit - r->held : 0;
+}
+
+/* A passive region reads nothing back. */
+static inline unsigned memx_last_lane(const MemxRegion *r)
+{
+    return r->passive ? MEMX_LANE_ORDERED : MEMX_LANE_FETCH;
 }
 
 static inline bool memx_stopping(const MemxRegion *r)
@@ -320,7 +354,7 @@ static inline bool memx_server_stores(const MemxRegion *r,
     if (!r->starved && memx_free_pages(r) >= r->low / 2) {
         most = MIN(most, MEMX_GENTLE_SLOTS);
     }
-    return s->lane[MEMX_LANE_ORDERED].up && !s->full &&
+    return s->lane[MEMX_LANE_ORDERED].up && !s->full && s->told &&
            s->health != MEMX_SERVER_EMPTY && memx_server_has_room(s) &&
            s->n_out < (s->health == MEMX_SERVER_STALLED ? 1 : most);
 }
@@ -331,6 +365,8 @@ void memx_event_post_locked(MemxRegion *r, MemxEventType type, int server);
 void memx_wake_chunk(MemxRegion *r, uint32_t chunk); /* Unlocked. */
 void memx_wake_all(MemxRegion *r);                   /* Unlocked. */
 void memx_watermarks_locked(MemxRegion *r);
+/* For a local size of @limit pages: evict when fewer are free. */
+uint64_t memx_low_watermark(uint64_t limit);
 
 /* lane.c: what the three owners do with their lanes. */
 int memx_lane_submit(MemxRegion *r, MemxServer *s, MemxLane lane,
@@ -366,6 +402,59 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error);
 void memx_pool_close(MemxRegion *r);
 /* Makes the reservation fit a local size of @limit pages. */
 bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error);
+/* What must be reserved for that. */
+uint64_t memx_pool_need(const MemxRegion *r, uint64_t limit);
+MemxServer *memx_pool_add(MemxRegion *r, const MemxOptions *o, GBytes *key,
+                          const char *address, GError **error);
+/* Opens all lanes of a server; @info is of the last. */
+bool memx_pool_open_lanes(MemxRegion *r, MemxServer *s, bool create,
+                          unsigned timeout_ms, MemxPeerInfo *info,
+                          GError **error);
+void memx_pool_quotas_locked(MemxRegion *r);
+
+/* Asks the store thread to do something with a server, and waits; @control is
+ * its own from then on.  0, -errno, or -ETIMEDOUT (it may still be done);
+ * *error: the server's refusal. */
+int memx_control_call(MemxRegion *r, MemxControl *control,
+                      unsigned timeout_ms, unsigned *error);
+
+/* region.c, in steps, for an arrival: all but pool and threads; the threads.
+ */
+MemxRegion *memx_region_prepare(const MemxOptions *o,
+                                const MemxTransport *transport,
+                                const uint8_t *hash_key, GError **error);
+bool memx_region_start(MemxRegion *r, GError **error);
+bool memx_check_options(const MemxOptions *o, GError **error);
+bool memx_check_local(uint64_t size, uint64_t chunk, uint64_t local,
+                      GError **error);
+/* The slots of staging for a local size of @limit pages. */
+unsigned memx_staging_slots(uint64_t limit);
+
+/* handover.c: the store thread's part. */
+void memx_handover_tell(MemxRegion *r);
+void memx_handover_told(MemxRegion *r, MemxServer *s);
+/* The other side has the spaces. */
+void memx_handover_fenced_locked(MemxRegion *r);
+/* As the open of a lane must be now. */
+void memx_handover_open_locked(MemxRegion *r, MemxServer *s, MemxOpen *open);
+
+/* pager-store.c, on its thread: a server has no room.  False: nothing can be
+ * given up there. */
+bool memx_store_refused(MemxRegion *r, MemxServer *s);
+
+/* What other threads do to a split that is going on; see split-out.h. */
+void memx_out_free(MemxRegion *r);
+/* Store thread: sends what is due.  Milliseconds until there is more to do
+ * that nobody rings for, or INT_MAX. */
+int memx_out_push(MemxRegion *r);
+void memx_out_answered(MemxRegion *r, MemxCall *call);
+/* The destination is to have these pages from their server. */
+uint64_t memx_out_handed_locked(MemxRegion *r, uint64_t group);
+/* What servers had of the pages isn't there any more. */
+void memx_out_gone_locked(MemxRegion *r, uint64_t group, uint64_t mask);
+/* The guest gave the pages back. */
+void memx_out_discard_locked(MemxRegion *r, uint64_t group, uint64_t mask);
+void memx_out_failed_locked(MemxRegion *r, MemxServer *s, const char *why);
 
 /* memx_region_new() over a transport of the caller's choice. */
 MemxRegion *memx_region_new_over(const MemxOptions *options,

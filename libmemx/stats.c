@@ -97,6 +97,9 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     memcpy(out->fetch_latency, n->latency, sizeof(n->latency));
     out->fill = r->fill_by_move ? "move" : "copy";
     out->host_swap = r->host_swap;
+    out->fetched_before_commit_pages = r->side == MEMX_SIDE_HEIR
+                                       ? n->remote + n->prefetched
+                                       : r->fetched_at_commit;
     g_mutex_unlock(&r->lock);
     out->tracker = "faults";
     out->fetch_p50_ns = quantile_ns(out->fetch_latency, 500);

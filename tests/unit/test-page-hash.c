@@ -10,7 +10,13 @@
 static MemxPageHash *hash_new(void)
 {
     g_autoptr(GError) error = NULL;
-    MemxPageHash *hash = memx_page_hash_new(&error);
+    uint8_t key[MEMX_HASH_KEY_BYTES];
+    MemxPageHash *hash;
+
+    for (unsigned i = 0; i < sizeof(key); i++) {
+        key[i] = g_test_rand_int();
+    }
+    hash = memx_page_hash_new(key, &error);
 
     g_assert_no_error(error);
     return hash;

@@ -1,0 +1,310 @@
+/*
+ * The beginning of a split: what is hot, and where the cold go.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <string.h>
+#include <sys/mman.h>
+#include "split.h"
+#include "split-out.h"
+
+#define ENDING_MS 5000
+#define MARK_SLICE_CHUNKS 64
+
+void memx_out_release(MemxSplitOut *out)
+{
+    if (!out) {
+        return;
+    }
+    if (out->buffers) {
+        uint64_t bytes = out->n_servers * MEMX_PUSHES * MEMX_GROUP_BYTES;
+
+        memx_transport_unregister(out->transport, out->buffers, bytes);
+        munmap(out->buffers, bytes);
+    }
+    for (unsigned i = 0; i < out->n_servers; i++) {
+        g_free(out->server[i].due);
+    }
+    g_free(out->handed);
+    g_free(out->main);
+    g_free(out->todo);
+    g_free(out->hot);
+    g_free(out->changed);
+    g_free(out);
+}
+
+void memx_out_free(MemxRegion *r)
+{
+    g_clear_pointer(&r->out, memx_out_release);
+}
+
+static bool map_buffers(MemxRegion *r, MemxSplitOut *out)
+{
+    uint64_t bytes = out->n_servers * MEMX_PUSHES * MEMX_GROUP_BYTES;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (base == MAP_FAILED) {
+        return false;
+    }
+    if (memx_transport_register(r->transport, base, bytes)) {
+        munmap(base, bytes);
+        return false;
+    }
+    out->buffers = base;
+    for (unsigned i = 0; i < out->n_servers * MEMX_PUSHES; i++) {
+        out->push[i].server = i / MEMX_PUSHES;
+        out->push[i].base = out->buffers + i * (uint64_t)MEMX_GROUP_BYTES;
+    }
+    return true;
+}
+
+static uint64_t *words(uint64_t n)
+{
+    return g_try_malloc0_n(n, sizeof(uint64_t));
+}
+
+static MemxSplitOut *out_new(MemxRegion *r, const MemxSplitOptions *o,
+                             GError **error)
+{
+    MemxSplitOut *out = g_malloc0(sizeof(*out) + r->n_servers * MEMX_PUSHES *
+                                  sizeof(MemxPush));
+    uint64_t chunk_words = (r->table.n_chunks + 63) / 64;
+    bool ok;
+
+    out->n_servers = r->n_servers;
+    out->transport = r->transport;
+    out->main_bytes = o->main_bytes;
+    out->rate = o->max_bytes_per_s;
+    out->handed = words(r->table.n_groups);
+    out->main = words(r->table.n_groups);
+    out->todo = words(r->table.n_groups);
+    out->hot = words(chunk_words);
+    out->changed = words(chunk_words);
+    ok = out->handed && out->main && out->todo && out->hot && out->changed;
+    for (unsigned i = 0; i < out->n_servers; i++) {
+        out->server[i].due = words(chunk_words);
+        ok &= !!out->server[i].due;
+    }
+    if (!ok || !map_buffers(r, out)) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "no memory for the tables of a split");
+        memx_out_release(out);
+        return NULL;
+    }
+    return out;
+}
+
+/* How many pages the stream may bring, so that the destination needn't evict
+ * at once: what its pager keeps free is not for them. */
+static uint64_t main_max(const MemxRegion *r, uint64_t main_bytes)
+{
+    uint64_t limit = main_bytes / MEMX_PAGE_BYTES;
+
+    return limit >= r->table.n_pages
+           ? r->table.n_pages
+           : limit - 2 * memx_low_watermark(limit) - MEMX_FAULTS_MAX;
+}
+
+/* Hot chunks, by history.  One without a page here has nothing that could go
+ * to the stream. */
+static void decide_locked(MemxRegion *r, MemxSplitOut *out)
+{
+    uint32_t n_chunks = r->table.n_chunks;
+    g_autofree uint8_t *value = g_malloc(n_chunks);
+    uint64_t hot_max;
+    MemxSplit split;
+
+    for (uint32_t c = 0; c < n_chunks; c++) {
+        value[c] = memx_chunk_present_pages(&r->table, c)
+                   ? MAX(1, r->history.value[c]) : 0;
+    }
+    hot_max = out->main_max >= r->table.n_present
+              ? n_chunks
+              : (__uint128_t)r->history.n_listed * out->main_max /
+                r->table.n_present;
+    memx_split_decide(&split, value, n_chunks, hot_max);
+    memx_split_apply(&split, value, n_chunks, out->hot);
+    out->n_hot = split.n_hot;
+}
+
+bool memx_out_place_locked(MemxRegion *r, uint32_t c)
+{
+    MemxSplitOut *out = r->out;
+    MemxChunk *chunk = &r->table.chunk[c];
+    int64_t most = INT64_MIN;
+    int best = -1;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        int64_t room = (int64_t)(r->server[i].reserved_pages -
+                                 out->server[i].planned_pages);
+
+        if (room > most && r->server[i].health != MEMX_SERVER_EMPTY) {
+            most = room;
+            best = i;
+        }
+    }
+    if (chunk->server == MEMX_SERVER_NONE && best >= 0) {
+        chunk->server = best;
+        r->server[best].n_chunks++;
+        memx_history_move(&r->history, c, best + 1);
+    }
+    if (chunk->server != MEMX_SERVER_NONE) {
+        out->server[chunk->server].planned_pages += 1ull
+                                                    << r->table.chunk_shift;
+    }
+    return chunk->server != MEMX_SERVER_NONE;
+}
+
+/* All pages of a cold chunk are for its server. */
+static void mark_cold_locked(MemxRegion *r, uint32_t c)
+{
+    MemxPageTable *t = &r->table;
+    uint64_t end = memx_group_end(t, c);
+
+    if (!memx_out_place_locked(r, c)) {
+        memx_out_fail_locked(r, "no memory server takes pages");
+        return;
+    }
+    for (uint64_t g = memx_group_of_chunk(t, c); g < end; g++) {
+        MemxSlot *slot = memx_staging_find(&r->staging, g, true);
+        uint64_t here = t->present[g] |
+                        (slot ? slot->staged : 0); /* it may come back */
+        uint64_t there = t->stored[g] & ~here;
+
+        memx_out_todo_locked(r, g, r->out->todo[g] | here);
+        memx_out_set_locked(r, g, r->out->handed[g] | there,
+                            r->out->main[g]);
+        r->out->left_pages += memx_mask_pages(there);
+    }
+}
+
+static void mark_run(MemxRegion *r, const MemxSplitOptions *o, uint32_t from,
+                     uint32_t to)
+{
+    uint64_t start = (uint64_t)from * r->chunk_bytes;
+    uint64_t end = MIN((uint64_t)to * r->chunk_bytes, r->size_bytes);
+
+    /* First: what is written from here on must come again. */
+    o->taken(o->opaque, start, end - start);
+    while (from < to) {
+        g_mutex_lock(&r->lock);
+        for (unsigned i = 0; i < MARK_SLICE_CHUNKS && from < to; i++) {
+            mark_cold_locked(r, from++);
+        }
+        g_mutex_unlock(&r->lock);
+    }
+}
+
+static void mark_cold(MemxRegion *r, const MemxSplitOptions *o)
+{
+    uint32_t n = r->table.n_chunks;
+
+    for (uint32_t c = 0; c < n; ) {
+        uint32_t from;
+
+        while (c < n && memx_bit(r->out->hot, c)) {
+            c++;
+        }
+        from = c;
+        while (c < n && !memx_bit(r->out->hot, c)) {
+            c++;
+        }
+        if (c > from) {
+            mark_run(r, o, from, c);
+        }
+    }
+    memx_worker_ring(&r->store);
+}
+
+/* Nothing of an earlier migration is left. */
+static bool settled_locked(MemxRegion *r, GError **error)
+{
+    if (r->side != MEMX_SIDE_OWNER) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
+                    "the memory is not this side's to send: an earlier split "
+                    "migration was not ended, or went to the other side");
+        return false;
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxServer *s = &r->server[i];
+
+        if (s->health != MEMX_SERVER_UP || !s->told) {
+            g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
+                        "memory server %s is %s; bring it back first",
+                        s->peer->address, s->health != MEMX_SERVER_UP
+                        ? memx_server_health_name(s->health)
+                        : "not told of the last migration yet");
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A cancelled split ends when its last push was answered. */
+static bool await_last(MemxRegion *r, GError **error)
+{
+    int64_t end = g_get_monotonic_time() + ENDING_MS * 1000ll;
+    bool ok;
+
+    g_mutex_lock(&r->lock);
+    r->n_waiting++;
+    while (r->out && r->out->ending &&
+           g_cond_wait_until(&r->changed, &r->lock, end)) {
+        ;
+    }
+    r->n_waiting--;
+    ok = !r->out;
+    if (!ok) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
+                    r->out->ending ? "a memory server has not answered to the "
+                    "cancelled split yet; try again when it does"
+                    : "a split of this memory is going on");
+    }
+    ok = ok && settled_locked(r, error);
+    g_mutex_unlock(&r->lock);
+    return ok;
+}
+
+bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
+                      GError **error)
+{
+    g_autoptr(GMutexLocker) resize = g_mutex_locker_new(&r->resize);
+    uint64_t chunk_pages = r->chunk_bytes / MEMX_PAGE_BYTES;
+    uint64_t hot, slack;
+    MemxSplitOut *out;
+
+    if (!memx_check_local(r->size_bytes, r->chunk_bytes, o->main_bytes,
+                          error) || !await_last(r, error)) {
+        return false;
+    }
+    /* Chunks go whole: a server may get one more than its part. */
+    hot = MIN(main_max(r, o->main_bytes), r->limit);
+    slack = (r->n_servers + 1) * chunk_pages;
+    if (o->main_bytes < r->size_bytes &&
+        !memx_pool_reserve(r, hot > slack ? hot - slack : 0, error)) {
+        return false;
+    }
+    out = out_new(r, o, error);
+    if (!out) {
+        return false;
+    }
+    out->main_max = main_max(r, o->main_bytes);
+    g_mutex_lock(&r->lock);
+    decide_locked(r, out);
+    memset(out->changed, 0xff, r->table.n_chunks / 64 * 8);
+    for (uint32_t c = r->table.n_chunks / 64 * 64; c < r->table.n_chunks;
+         c++) {
+        out->changed[c / 64] |= 1ull << c % 64;
+    }
+    out->n_changed = r->table.n_chunks;
+    out->fetched_at_begin = r->count.remote + r->count.prefetched;
+    out->tokens_ns = memx_now_ns();
+    memcpy(r->session_id, o->session, sizeof(r->session_id));
+    memx_random(r->heir_id, sizeof(r->heir_id));
+    r->out = out;
+    g_mutex_unlock(&r->lock);
+    mark_cold(r, o);
+    return memx_split_check(r, error);
+}
+

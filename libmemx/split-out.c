@@ -1,0 +1,384 @@
+/*
+ * The source of a split migration: what goes where; see split-out.h.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <string.h>
+#include "split-out.h"
+
+#define RETRY_MS 5
+
+static uint64_t pages(uint64_t mask)
+{
+    return memx_mask_pages(mask);
+}
+
+void memx_out_set_locked(MemxRegion *r, uint64_t g, uint64_t handed,
+                         uint64_t main)
+{
+    MemxSplitOut *out = r->out;
+    uint32_t c = memx_chunk_of_group(&r->table, g);
+
+    if (handed == out->handed[g] && main == out->main[g]) {
+        return;
+    }
+    out->handed_pages += pages(handed) - pages(out->handed[g]);
+    out->main_pages += pages(main) - pages(out->main[g]);
+    out->handed[g] = handed;
+    out->main[g] = main;
+    if (!memx_bit(out->changed, c)) {
+        out->changed[c / 64] |= 1ull << c % 64;
+        out->n_changed++;
+    }
+}
+
+void memx_out_todo_locked(MemxRegion *r, uint64_t g, uint64_t todo)
+{
+    MemxSplitOut *out = r->out;
+    uint32_t c = memx_chunk_of_group(&r->table, g);
+    uint64_t more = pages(todo) - pages(out->todo[g]);
+
+    if (todo != out->todo[g]) {
+        MemxOutServer *s = &out->server[r->table.chunk[c].server];
+
+        out->todo[g] = todo;
+        out->todo_pages += more;
+        s->todo_pages += more;
+        s->due[c / 64] |= 1ull << c % 64;
+    }
+}
+
+void memx_out_fail_locked(MemxRegion *r, const char *format, ...)
+{
+    va_list ap;
+
+    if (!*r->out->failed) {
+        va_start(ap, format);
+        g_vsnprintf(r->out->failed, MEMX_WHY_BYTES, format, ap);
+        va_end(ap);
+        memx_changed_locked(r);
+    }
+}
+
+void memx_out_failed_locked(MemxRegion *r, MemxServer *s, const char *why)
+{
+    memx_out_fail_locked(r, "memory server %s %s", s->peer->address, why);
+}
+
+bool memx_out_idle_locked(MemxRegion *r)
+{
+    return !r->out->todo_pages && !r->out->pushed_pages && !r->staging.n_out;
+}
+
+uint64_t memx_out_handed_locked(MemxRegion *r, uint64_t g)
+{
+    return r->out ? r->out->handed[g] : 0;
+}
+
+void memx_out_gone_locked(MemxRegion *r, uint64_t g, uint64_t mask)
+{
+    memx_out_set_locked(r, g, r->out->handed[g] & ~mask, r->out->main[g]);
+}
+
+void memx_out_discard_locked(MemxRegion *r, uint64_t g, uint64_t mask)
+{
+    memx_out_todo_locked(r, g, r->out->todo[g] & ~mask);
+    memx_out_set_locked(r, g, r->out->handed[g] & ~mask,
+                        r->out->main[g] & ~mask);
+}
+
+/* --- Its end --- */
+
+void memx_split_cancel(MemxRegion *r)
+{
+    g_mutex_lock(&r->lock);
+    if (r->out) {
+        r->out->ending = true;
+        r->quiet = false;
+        memx_worker_ring(&r->store);
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+bool memx_split_check(MemxRegion *r, GError **error)
+{
+    bool ok = true;
+
+    g_mutex_lock(&r->lock);
+    if (r->out && *r->out->failed) {
+        ok = false;
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT, "%s",
+                    r->out->failed);
+    }
+    g_mutex_unlock(&r->lock);
+    return ok;
+}
+
+/* --- A page --- */
+
+/* Is a page that is here all zeros?  It can't leave meanwhile; the lock is
+ * open: who knows what a host does for a page. */
+static bool is_zero_unlocked(MemxRegion *r, uint64_t page)
+{
+    uint32_t c = page >> r->table.chunk_shift;
+    bool zero;
+
+    r->table.chunk[c].installing++;
+    g_mutex_unlock(&r->lock);
+    zero = memx_page_is_zero(memx_page_hva(r, page));
+    g_mutex_lock(&r->lock);
+    memx_installing_end_locked(r, c);
+    return zero;
+}
+
+/* For the stream, if there is room for it. */
+static bool to_stream_locked(MemxRegion *r, uint64_t page)
+{
+    MemxSplitOut *out = r->out;
+    uint64_t g = page / MEMX_GROUP_PAGES;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    uint32_t c = memx_chunk_of_group(&r->table, g);
+
+    if (out->main[g] & bit) {
+        return true;
+    }
+    if (!memx_bit(out->hot, c) || out->main_ever >= out->main_max) {
+        return false;
+    }
+    out->main_ever++;
+    memx_out_todo_locked(r, g, out->todo[g] & ~bit);
+    if (r->table.stored[g] & bit) { /* room for what goes there */
+        memx_set_group_locked(r, g, r->table.present[g],
+                              r->table.stored[g] & ~bit);
+        memx_trim_set(&r->table, c);
+    }
+    memx_out_set_locked(r, g, out->handed[g] & ~bit, out->main[g] | bit);
+    return true;
+}
+
+/* For its server. */
+static void to_server_locked(MemxRegion *r, uint64_t page)
+{
+    MemxSplitOut *out = r->out;
+    uint64_t g = page / MEMX_GROUP_PAGES;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    uint32_t c = memx_chunk_of_group(&r->table, g);
+
+    if (memx_bit(out->hot, c)) {
+        out->spilled_pages++;
+        if (r->table.chunk[c].server == MEMX_SERVER_NONE &&
+            !memx_out_place_locked(r, c)) {
+            memx_out_fail_locked(r, "no memory server takes pages");
+            return;
+        }
+    }
+    if (!out->todo_pages) {
+        memx_worker_ring(&r->store);
+    }
+    memx_out_todo_locked(r, g, out->todo[g] | bit);
+}
+
+/* One that isn't in the guest now. */
+static bool away_locked(MemxRegion *r, uint64_t page)
+{
+    MemxSplitOut *out = r->out;
+    uint64_t g = page / MEMX_GROUP_PAGES;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    MemxSlot *slot;
+
+    if (r->table.present[g] & bit) {
+        return false;
+    }
+    slot = memx_staging_find(&r->staging, g, true);
+    if (slot && slot->staged & bit) {
+        to_server_locked(r, page); /* it is on its way there */
+        return true;
+    }
+    if (r->table.stored[g] & bit & ~out->handed[g]) {
+        out->left_pages++;
+    }
+    memx_out_set_locked(r, g, (out->handed[g] & ~bit) |
+                        (r->table.stored[g] & bit), out->main[g] & ~bit);
+    return true;
+}
+
+int memx_split_page(MemxRegion *r, uint64_t offset)
+{
+    uint64_t page = offset / MEMX_PAGE_BYTES;
+    uint64_t g = page / MEMX_GROUP_PAGES;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    MemxChunk *chunk = &r->table.chunk[memx_chunk_of_group(&r->table, g)];
+    bool zero = false;
+    int taken = 1;
+
+    g_mutex_lock(&r->lock);
+    if (!r->out || *r->out->failed) {
+        taken = !!r->out;
+    } else if (!away_locked(r, page)) {
+        if (!(r->out->main[g] & bit) && !memx_chunk_exclusive(chunk)) {
+            zero = is_zero_unlocked(r, page);
+        }
+        if (zero && !(r->table.stored[g] & bit)) {
+            r->out->zero_pages++;
+            memx_out_todo_locked(r, g, r->out->todo[g] & ~bit);
+        } else if (zero || !to_stream_locked(r, page)) {
+            to_server_locked(r, page);
+        } else {
+            taken = 0;
+        }
+    }
+    g_mutex_unlock(&r->lock);
+    return taken;
+}
+
+void memx_region_touched(MemxRegion *r, const uint64_t *chunks)
+{
+    g_mutex_lock(&r->lock);
+    memx_history_age(&r->history);
+    for (uint32_t c = 0; c < r->table.n_chunks; c++) {
+        if (memx_bit(chunks, c)) {
+            memx_history_touch(&r->history, c);
+        }
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+/* --- Waiting --- */
+
+void memx_split_set_rate(MemxRegion *r, uint64_t max_bytes_per_s)
+{
+    g_mutex_lock(&r->lock);
+    if (r->out) {
+        r->out->rate = max_bytes_per_s;
+        memx_worker_ring(&r->store);
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+void memx_split_wait(MemxRegion *r, unsigned timeout_ms)
+{
+    int64_t end = g_get_monotonic_time() + timeout_ms * 1000ll;
+    uint64_t answers;
+
+    g_mutex_lock(&r->lock);
+    answers = r->out ? r->out->answers : 0;
+    r->n_waiting++;
+    while (r->out && !*r->out->failed && r->out->answers == answers &&
+           r->out->todo_pages + r->out->pushed_pages &&
+           g_cond_wait_until(&r->changed, &r->lock, end)) {
+        ;
+    }
+    r->n_waiting--;
+    g_mutex_unlock(&r->lock);
+}
+
+int memx_split_drain(MemxRegion *r, unsigned timeout_ms, GError **error)
+{
+    int64_t end = g_get_monotonic_time() + timeout_ms * 1000ll;
+    bool idle;
+
+    g_mutex_lock(&r->lock);
+    r->quiet = true;
+    memx_worker_ring(&r->store);
+    r->n_waiting++;
+    while (!(idle = memx_out_idle_locked(r)) && !*r->out->failed &&
+           g_cond_wait_until(&r->changed, &r->lock, end)) {
+        ;
+    }
+    r->n_waiting--;
+    g_mutex_unlock(&r->lock);
+    return !memx_split_check(r, error) ? -1 : idle;
+}
+
+/* 1, 0: ask again, -1 */
+static int offer_one(MemxRegion *r, MemxServer *s, unsigned timeout_ms,
+                     GError **error)
+{
+    MemxControl *control = g_new0(MemxControl, 1);
+    MemxOffer offer;
+    unsigned refused;
+
+    memcpy(offer.session, r->session_id, sizeof(offer.session));
+    memcpy(offer.heir, r->heir_id, sizeof(offer.heir));
+    control->server = s->index;
+    control->opcode = MEMX_OP_OFFER;
+    memx_offer_encode(control->body, &offer);
+    control->body_bytes = MEMX_OFFER_BYTES;
+    if (memx_control_call(r, control, timeout_ms, &refused)) {
+        return 0;
+    }
+    if (refused) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
+                    "memory server %s does not hand its pages over: %s",
+                    s->peer->address, memx_error_name(refused));
+        return -1;
+    }
+    return 1;
+}
+
+int memx_split_offer(MemxRegion *r, unsigned timeout_ms, GError **error)
+{
+    int64_t end = g_get_monotonic_time() + timeout_ms * 1000ll;
+
+    if (!memx_split_check(r, error)) {
+        return -1;
+    }
+    g_mutex_lock(&r->lock);
+    r->side = MEMX_SIDE_OFFERED;
+    g_mutex_unlock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        for (;;) {
+            int64_t left_ms = (end - g_get_monotonic_time()) / 1000;
+            int done = left_ms <= 0 ? 0
+                       : offer_one(r, &r->server[i], left_ms, error);
+
+            if (done > 0) {
+                break;
+            }
+            if (done < 0 || left_ms <= 0) {
+                return done;
+            }
+            g_usleep(RETRY_MS * 1000);
+        }
+    }
+    /* A server that lost what it was sent may be the one that said yes. */
+    return memx_split_check(r, error) ? 1 : -1;
+}
+
+void memx_split_stats(MemxRegion *r, MemxSplitStats *stats)
+{
+    MemxSplitOut *out;
+
+    memset(stats, 0, sizeof(*stats));
+    g_mutex_lock(&r->lock);
+    out = r->out;
+    stats->n_servers = r->n_servers;
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        MemxOutServer *s = out ? &out->server[i] : NULL;
+
+        g_strlcpy(stats->servers[i].address, r->server[i].peer->address,
+                  sizeof(stats->servers[i].address));
+        stats->servers[i].health = r->server[i].health;
+        if (s) {
+            stats->servers[i].pending_bytes = (s->todo_pages +
+                                               s->pushed_pages) *
+                                              MEMX_PAGE_BYTES;
+            stats->servers[i].sent_bytes = s->sent_pages * MEMX_PAGE_BYTES;
+            stats->pending_bytes += stats->servers[i].pending_bytes;
+            stats->sent_pages += s->sent_pages;
+        }
+    }
+    if (out) {
+        stats->hot_chunks = out->n_hot;
+        stats->cold_chunks = r->table.n_chunks - out->n_hot;
+        stats->sent_bytes = stats->sent_pages * MEMX_PAGE_BYTES;
+        stats->zero_pages = out->zero_pages;
+        stats->left_pages = out->left_pages;
+        stats->main_pages = out->main_ever;
+        stats->main_pages_max = out->main_max;
+        stats->spilled_pages = out->spilled_pages;
+        stats->fetched_pages = r->count.remote + r->count.prefetched -
+                               out->fetched_at_begin;
+    }
+    g_mutex_unlock(&r->lock);
+}
