@@ -126,7 +126,7 @@ static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
     slots = memx_staging_slots(r->limit);
     if (!memx_page_table_init(&r->table, pages, o->chunk_bytes) ||
         !memx_history_init(&r->history, r->table.n_chunks) ||
-        (!r->passive && !memx_staging_init(&r->staging, slots))) {
+        !memx_staging_init(&r->staging, r->passive ? 0 : slots)) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
                     "cannot map the tables of %" G_GUINT64_FORMAT " pages: %s",
                     pages, g_strerror(errno));

@@ -170,7 +170,12 @@ static void mark_cold_locked(MemxRegion *r, uint32_t c)
         MemxSlot *slot = memx_staging_find(&r->staging, g, true);
         uint64_t here = t->present[g] |
                         (slot ? slot->staged : 0); /* it may come back */
-        uint64_t there = t->stored[g] & ~here;
+        uint64_t there;
+
+        if (t->chunk[c].installing) { /* it may be here and written to */
+            here = memx_group_mask(t, g);
+        }
+        there = t->stored[g] & ~here;
 
         memx_out_todo_locked(r, g, r->out->todo[g] | here);
         memx_out_set_locked(r, g, r->out->handed[g] | there,

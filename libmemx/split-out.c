@@ -184,14 +184,17 @@ static bool away_locked(MemxRegion *r, uint64_t page)
     MemxSplitOut *out = r->out;
     uint64_t g = page / MEMX_GROUP_PAGES;
     uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    uint32_t c = memx_chunk_of_group(&r->table, g);
     MemxSlot *slot;
 
     if (r->table.present[g] & bit) {
         return false;
     }
     slot = memx_staging_find(&r->staging, g, true);
-    if (slot && slot->staged & bit) {
-        to_server_locked(r, page); /* it is on its way there */
+    if ((slot && slot->staged & bit) || r->table.chunk[c].installing) {
+        /* On its way there; or the guest may have it already, and have written
+         * to it, and only the table doesn't know. */
+        to_server_locked(r, page);
         return true;
     }
     if (r->table.stored[g] & bit & ~out->handed[g]) {
@@ -217,6 +220,9 @@ int memx_split_page(MemxRegion *r, uint64_t offset)
     } else if (!away_locked(r, page)) {
         if (!(r->out->main[g] & bit) && !memx_chunk_exclusive(chunk)) {
             zero = is_zero_unlocked(r, page);
+        }
+        if (g == r->out->reading_group) {
+            r->out->reading &= ~bit;
         }
         if (zero && !(r->table.stored[g] & bit)) {
             r->out->zero_pages++;

@@ -57,6 +57,8 @@ struct MemxSplitOut {
     uint64_t *hot, *changed;         /* a bit per chunk */
     uint32_t n_hot, n_changed;
     uint64_t handed_pages, main_pages, todo_pages, pushed_pages;
+    uint64_t reading_group, reading; /* pages that are being read, and that
+                                        nobody decided about since */
     uint64_t main_bytes;
     uint64_t main_ever, main_max;    /* pages that went to the stream */
     bool begun_told, end_told;       /* BEGIN and END were written */

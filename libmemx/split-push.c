@@ -28,7 +28,7 @@ static uint64_t claim_locked(MemxRegion *r, uint64_t g, bool *blocked)
     if (!todo) {
         return 0;
     }
-    if (memx_chunk_exclusive(chunk) ||
+    if (memx_chunk_exclusive(chunk) || (away && chunk->installing) ||
         memx_staging_find(&r->staging, g, true)) {
         *blocked = true;
         return 0;
@@ -116,20 +116,24 @@ static uint64_t read_pages(MemxRegion *r, MemxPush *push, uint64_t mask)
     return full;
 }
 
-/* Pages that were read have gone: @full to the server, zeros to nowhere. */
+/* Pages that were read have gone: @full to the server, zeros to nowhere.  Those
+ * of which memx_split_page() heard meanwhile are not ours any more. */
 static void settle_locked(MemxRegion *r, uint64_t g, uint64_t full,
                           uint64_t zero)
 {
     MemxPageTable *t = &r->table;
     uint32_t c = memx_chunk_of_group(t, g);
+    uint64_t ours = r->out->reading;
 
+    zero &= ours;
+    r->out->reading = 0;
     if (t->stored[g] & zero) {
         memx_trim_set(t, c); /* goes out behind what was stored */
     }
     memx_set_group_locked(r, g, t->present[g],
                           (t->stored[g] & ~zero) | full);
-    memx_out_set_locked(r, g, (r->out->handed[g] & ~zero) | full,
-                        r->out->main[g] & ~(zero | full));
+    memx_out_set_locked(r, g, (r->out->handed[g] & ~zero) | (full & ours),
+                        r->out->main[g]);
     r->out->zero_pages += memx_mask_pages(zero);
 }
 
@@ -153,6 +157,8 @@ static bool push_next(MemxRegion *r, MemxServer *s, MemxPush *push,
 
     g_mutex_lock(&r->lock);
     push->group = next_group(r, o, &mask, blocked);
+    r->out->reading_group = push->group;
+    r->out->reading = mask;
     g_mutex_unlock(&r->lock);
     if (!mask) {
         return false;

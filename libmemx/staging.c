@@ -23,6 +23,10 @@ bool memx_staging_init(MemxStaging *st, unsigned n_slots)
         .out_max = n_slots - n_slots / 3,
         .in_max = n_slots - n_slots / 3,
     };
+    memset(st->hash, 0xff, sizeof(st->hash));
+    if (!n_slots) {
+        return true;
+    }
     st->base = mmap(NULL, st->bytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (st->base == MAP_FAILED) {
@@ -33,7 +37,6 @@ bool memx_staging_init(MemxStaging *st, unsigned n_slots)
     madvise(st->base, st->bytes, MADV_DONTFORK);
     madvise(st->base, st->bytes, MADV_DONTDUMP);
     st->slot = g_new0(MemxSlot, n_slots);
-    memset(st->hash, 0xff, sizeof(st->hash));
     for (unsigned i = 0; i < n_slots; i++) {
         st->slot[i].server = MEMX_STAGING_NO_SERVER;
         st->slot[i].base = st->base + (uint64_t)i * MEMX_GROUP_BYTES;

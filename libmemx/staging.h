@@ -86,7 +86,7 @@ typedef struct MemxStaging {
     int hash[MEMX_STAGING_HASH];
 } MemxStaging;
 
-/* Maps the area; the caller registers it. */
+/* Maps the area; the caller registers it.  Of no slots there is none. */
 bool memx_staging_init(MemxStaging *staging, unsigned n_slots);
 void memx_staging_destroy(MemxStaging *staging);
 
