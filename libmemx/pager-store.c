@@ -320,20 +320,17 @@ static bool drops_now(const MemxRegion *r, const MemxServer *s)
 }
 
 /* Goes on to the next chunk to trim; one whose server can't be told now is
- * put back, and left in *put_back.  False: there is none. */
-static bool trim_next(MemxRegion *r, uint32_t *put_back)
+ * put back.  False: there is none. */
+static bool trim_next(MemxRegion *r)
 {
     uint32_t c;
     bool ok;
-
-    *put_back = MEMX_CHUNK_NONE;
 
     g_mutex_lock(&r->lock);
     c = memx_trim_take(&r->table);
     ok = c != UINT32_MAX && r->table.chunk[c].server != MEMX_SERVER_NONE;
     if (ok && !drops_now(r, &r->server[r->table.chunk[c].server])) {
         memx_trim_set(&r->table, c); /* when it answers again */
-        *put_back = c;
         ok = false;
     }
     g_mutex_unlock(&r->lock);
@@ -370,22 +367,23 @@ static bool trim_rest(MemxRegion *r)
     return true;
 }
 
+/* Once round, whatever is put back meanwhile: which servers can be told may
+ * change at any moment, and answers that say so wait for this thread. */
 static void trims(MemxRegion *r)
 {
-    uint32_t put_back = MEMX_CHUNK_NONE;
-    uint32_t c = MEMX_CHUNK_NONE;
+    uint32_t left;
 
-    do {
+    g_mutex_lock(&r->lock);
+    left = r->table.n_trim;
+    g_mutex_unlock(&r->lock);
+    for (;; left--) {
         if (r->trim_at < r->trim_end && !trim_rest(r)) {
             return;
         }
-        /* Round once past those whose servers can't be told. */
-        if (put_back == MEMX_CHUNK_NONE) {
-            put_back = c;
-        } else if (c == put_back) {
+        if (!left || !trim_next(r)) {
             return;
         }
-    } while (trim_next(r, &c));
+    }
 }
 
 static void control_done(MemxRegion *r, MemxControl *control, int status,

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a server holds in vain is dropped, also when the connection breaks
+ * just then.
+ */
+#include <errno.h>
+#include "region-fixture.h"
+#include "region.h"
+
+#define SIZE (32 * MIB)
+#define LOCAL (8 * MIB)
+
+/* TCP, but for the connections that break where a DROP is submitted. */
+static MemxTransport breaking;
+static int n_breaks;            /* atomic: still to come */
+
+static MemxChannel *connect_breaking(const char *host, const char *port,
+                                     int timeout_ms, int cancel_fd,
+                                     GError **error)
+{
+    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
+                                                      cancel_fd, error);
+
+    if (channel) {
+        channel->transport = &breaking;
+    }
+    return channel;
+}
+
+static int submit_breaking(MemxChannel *channel, MemxCall *call)
+{
+    if (call->request.opcode == MEMX_OP_DROP && !channel->status &&
+        g_atomic_int_get(&n_breaks) > 0) {
+        g_atomic_int_add(&n_breaks, -1);
+        channel->status = -EPIPE;
+        memx_channel_shutdown(channel);
+    }
+    return memx_transport_tcp.submit(channel, call);
+}
+
+static bool reconnected(const MemxStats *stats, uint64_t times)
+{
+    return stats->servers[0].reconnects >= times;
+}
+
+/* What is in flight would give it away: the server seems to be silent then. */
+static bool idle(const MemxStats *stats, uint64_t unused)
+{
+    return !stats->staged_bytes && !stats->servers[0].queue_depth;
+}
+
+static bool server_is_free(const MemxStats *stats, uint64_t bytes)
+{
+    return stats->servers[0].free_bytes >= bytes;
+}
+
+/* The store thread must get on, or nothing is evicted any more and nobody
+ * sees that the connection is gone. */
+static void test_broken_at_a_drop(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    const char *servers[] = { server_process_address(server), NULL };
+    MemxOptions o = MEMX_OPTIONS_INIT;
+    g_autoptr(GError) error = NULL;
+    MemxRegion *region;
+    MemxStats stats;
+    uint8_t *base;
+
+    breaking = memx_transport_tcp;
+    breaking.connect = connect_breaking;
+    breaking.submit = submit_breaking;
+    o.size_bytes = SIZE;
+    o.local_bytes = LOCAL;
+    o.chunk_bytes = 256 << 10;
+    o.servers = servers;
+    region = memx_region_new_over(&o, &breaking, &error);
+    g_assert_no_error(error);
+    base = memx_region_base(region);
+
+    for (unsigned generation = 1; generation < 4; generation++) {
+        for (uint64_t page = 0; page < SIZE / PAGE_BYTES; page++) {
+            pattern_write(base, page, generation);
+        }
+        await_stats(region, &stats, idle, 0);
+        g_assert_cmpuint(stats.remote_bytes, >, 0);
+        g_atomic_int_set(&n_breaks, 1);
+        g_assert_cmpint(memx_region_discard(region, 0, SIZE), ==, 0);
+        await_stats(region, &stats, reconnected,
+                    stats.servers[0].reconnects + 1);
+        g_assert_cmpint(g_atomic_int_get(&n_breaks), ==, 0);
+    }
+    /* Little is reserved then, so that what is free is what isn't held. */
+    memx_region_set_local_bytes(region, SIZE, &error);
+    g_assert_no_error(error);
+    memx_region_stats(region, &stats);
+    await_stats(region, &stats, server_is_free,
+                79 * MIB - stats.servers[0].reserved_bytes);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/trims/broken-at-a-drop", test_broken_at_a_drop);
+    return g_test_run();
+}
