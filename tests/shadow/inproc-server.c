@@ -2,10 +2,15 @@
 /*
  * A memserver within this process; see the header.
  *
- * The server accepts from the default main context, which a thread of its
- * own iterates for all servers.
+ * As in the daemon, one thread starts and stops servers and accepts for them,
+ * in the default main context.  Other threads tell it what to do, by means
+ * that ThreadSanitizer sees: GLib's own between threads it doesn't.
  */
 #include <glib.h>
+#include <glib-unix.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 #include "inproc-server.h"
 #include "server.h"
 #include "transport-inproc.h"
@@ -15,14 +20,65 @@ struct InprocServer {
     char *address;
 };
 
+typedef void ServerFunc(MsServer *server);
+
 static unsigned n_servers;
-static GMainLoop *loop;
-static GThread *loop_thread;
+static pthread_t loop_thread;
+static int bell;                /* an eventfd: there is something to do */
+
+/* One thing at a time; all that the loop is told. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static ServerFunc *to_do;       /* NULL: done */
+static MsServer *to_whom;       /* NULL: the loop shall end */
+
+static void no_more(MsServer *server)
+{
+}
+
+static gboolean do_it(int fd, GIOCondition condition, void *opaque)
+{
+    bool *go_on = opaque;
+    eventfd_t count;
+
+    eventfd_read(fd, &count);
+    pthread_mutex_lock(&lock);
+    *go_on = to_whom;
+    to_do(to_whom);
+    to_do = NULL;
+    pthread_cond_broadcast(&changed);
+    pthread_mutex_unlock(&lock);
+    return *go_on;
+}
 
 static void *iterate(void *opaque)
 {
-    g_main_loop_run(opaque);
+    bool go_on = true;
+
+    g_unix_fd_add(bell, G_IO_IN, do_it, &go_on);
+    while (go_on) {
+        g_main_context_iteration(NULL, TRUE);
+    }
     return NULL;
+}
+
+/* Has the loop do it; returns when it is done. */
+static void in_loop(ServerFunc *func, MsServer *server)
+{
+    pthread_mutex_lock(&lock);
+    to_do = func;
+    to_whom = server;
+    eventfd_write(bell, 1);
+    while (to_do) {
+        pthread_cond_wait(&changed, &lock);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void restart(MsServer *server)
+{
+    ms_server_stop(server);
+    ms_server_start(server);
 }
 
 InprocServer *inproc_server_new(uint64_t capacity_bytes)
@@ -33,6 +89,12 @@ InprocServer *inproc_server_new(uint64_t capacity_bytes)
     MsBacking backing;
     MsStore *store;
 
+    if (!n_servers++) {
+        bell = eventfd(0, EFD_CLOEXEC);
+        g_assert_cmpint(bell, >=, 0);
+        g_assert_cmpint(pthread_create(&loop_thread, NULL, iterate, NULL),
+                        ==, 0);
+    }
     listener = memx_transport_inproc.listen("127.0.0.1", "0", &error);
     g_assert_no_error(error);
     g_assert_true(ms_backing_create(&backing, &error));
@@ -41,11 +103,7 @@ InprocServer *inproc_server_new(uint64_t capacity_bytes)
     s->address = memx_transport_inproc.listener_address(listener);
     s->server = ms_server_new("inproc", listener, store, NULL, 0);
     s->server->transport = &memx_transport_inproc;
-    ms_server_start(s->server);
-    if (!n_servers++) {
-        loop = g_main_loop_new(NULL, FALSE);
-        loop_thread = g_thread_new("inproc-loop", iterate, loop);
-    }
+    in_loop(ms_server_start, s->server);
     return s;
 }
 
@@ -54,11 +112,11 @@ void inproc_server_free(InprocServer *s)
     if (!s) {
         return;
     }
-    ms_server_stop(s->server);
+    in_loop(ms_server_stop, s->server);
     if (!--n_servers) {
-        g_main_loop_quit(loop);
-        g_thread_join(loop_thread);
-        g_clear_pointer(&loop, g_main_loop_unref);
+        in_loop(no_more, NULL);
+        pthread_join(loop_thread, NULL);
+        close(bell);
     }
     ms_server_free(s->server);
     g_free(s->address);
@@ -90,6 +148,5 @@ void inproc_server_cut(InprocServer *s)
 
 void inproc_server_restart(InprocServer *s)
 {
-    ms_server_stop(s->server);
-    ms_server_start(s->server);
+    in_loop(restart, s->server);
 }
