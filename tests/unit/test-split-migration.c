@@ -10,11 +10,12 @@
 #include "region-fixture.h"
 
 #ifdef __SANITIZE_THREAD__
-/* A guest writes to its memory while that is read: so it comes again. */
+/* A guest writes to its memory while that is read: so it comes again.  The
+ * writer's stack is not always known. */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
 {
-    return "race:pattern_write\n";
+    return "race:pattern_write\nrace:memx_page_is_zero\nrace:read_pages\n";
 }
 #endif
 
