@@ -90,11 +90,20 @@ def _swaps():
             for line in _read("/proc/swaps").splitlines()[1:]}
 
 
-def _mounts(places):
-    found = set()
+def _mounted():
+    """(source, mount point) of each mount."""
     for line in _read("/proc/self/mountinfo").splitlines():
         fields = line.split()
-        point, source = fields[4], fields[fields.index("-") + 2]
+        yield fields[fields.index("-") + 2], fields[4]
+
+
+def mounts_below(folder):
+    return [point for _, point in _mounted() if point.startswith(folder)]
+
+
+def _mounts(places):
+    found = set()
+    for source, point in _mounted():
         for text in point, source:
             if "memx" in text or any(text.startswith(p) for p in places):
                 found.add(f"mount {source} on {point}")

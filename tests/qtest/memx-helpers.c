@@ -46,12 +46,18 @@ static void remove_tmp_dir(void)
     g_rmdir(tmp_dir);
 }
 
+static void remove_tmp_dir_hook(gpointer unused)
+{
+    remove_tmp_dir();
+}
+
 char *memx_tmp_path(const char *name)
 {
     if (!tmp_dir) {
         tmp_dir = g_dir_make_tmp("memx-qtest-XXXXXX", NULL);
         g_assert_nonnull(tmp_dir);
         atexit(remove_tmp_dir);
+        qtest_add_abrt_handler(remove_tmp_dir_hook, NULL);
     }
     return g_build_filename(tmp_dir, name, NULL);
 }

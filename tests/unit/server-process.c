@@ -16,6 +16,7 @@
 #define DEADLINE_US (60 * G_USEC_PER_SEC)
 #define POLL_US 2000
 #define KEPT_MAX 8
+#define ALIVE_MAX 16
 
 /* Sets LISTEN_PID as systemd does, if descriptors are passed; and has the
  * kernel end the server with the test. */
@@ -36,6 +37,53 @@ struct ServerProcess {
     char *kept_name[KEPT_MAX];
     int n_kept;
 };
+
+/* A failed test ends here: nothing of it stays in /tmp. */
+static ServerProcess *alive[ALIVE_MAX];
+
+static void remove_files(const ServerProcess *s)
+{
+    unlink(s->control_path);
+    unlink(s->log_path);
+    unlink(s->notify_path);
+    rmdir(s->directory);
+}
+
+static void remove_all_files(int signal_number)
+{
+    for (int i = 0; i < ALIVE_MAX; i++) {
+        if (alive[i]) {
+            remove_files(alive[i]);
+        }
+    }
+    raise(signal_number); /* once this has returned; see SA_RESETHAND */
+}
+
+static void remember(ServerProcess *s)
+{
+    static const int ends[] = { SIGABRT, SIGTRAP, SIGTERM, SIGINT, SIGHUP };
+    struct sigaction action = {
+        .sa_handler = remove_all_files, .sa_flags = SA_RESETHAND,
+    };
+    int i = 0;
+
+    for (unsigned k = 0; k < G_N_ELEMENTS(ends); k++) {
+        sigaction(ends[k], &action, NULL);
+    }
+    while (alive[i]) {
+        g_assert_cmpint(++i, <, ALIVE_MAX);
+    }
+    alive[i] = s;
+}
+
+static void forget(const ServerProcess *s)
+{
+    for (int i = 0; i < ALIVE_MAX; i++) {
+        if (alive[i] == s) {
+            alive[i] = NULL;
+        }
+    }
+}
 
 static void G_GNUC_NORETURN fail(ServerProcess *s, const char *what)
 {
@@ -239,6 +287,7 @@ ServerProcess *server_process_new_with(const char *capacity,
     s->control_path = g_build_filename(s->directory, "control", NULL);
     s->log_path = g_build_filename(s->directory, "log", NULL);
     s->notify_path = g_build_filename(s->directory, "notify", NULL);
+    remember(s);
     open_notify(s);
     s->process = spawn(s, "--listen", "127.0.0.1:0");
     await_ready(s, s->process);
@@ -257,10 +306,8 @@ void server_process_free(ServerProcess *s)
     }
     drop_kept(s);
     close(s->notify_fd);
-    g_unlink(s->control_path);
-    g_unlink(s->log_path);
-    g_unlink(s->notify_path);
-    g_rmdir(s->directory);
+    forget(s);
+    remove_files(s);
     g_free(s->control_path);
     g_free(s->log_path);
     g_free(s->notify_path);
