@@ -140,6 +140,7 @@ static bool to_stream_locked(MemxRegion *r, uint64_t page)
     uint32_t c = memx_chunk_of_group(&r->table, g);
 
     if (out->main[g] & bit) {
+        memx_out_todo_locked(r, g, out->todo[g] & ~bit); /* was away */
         return true;
     }
     if (!memx_bit(out->hot, c) || out->main_ever >= out->main_max) {

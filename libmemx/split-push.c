@@ -132,8 +132,9 @@ static void settle_locked(MemxRegion *r, uint64_t g, uint64_t full,
     }
     memx_set_group_locked(r, g, t->present[g],
                           (t->stored[g] & ~zero) | full);
+    /* One that was away when it was asked for may be in the stream, too. */
     memx_out_set_locked(r, g, (r->out->handed[g] & ~zero) | (full & ours),
-                        r->out->main[g]);
+                        r->out->main[g] & ~ours);
     r->out->zero_pages += memx_mask_pages(zero);
 }
 
