@@ -26,6 +26,9 @@
 #include "status.h"
 
 #define QUESTION_TIMEOUT_S 10
+/* For a hand-over that is just failing: clients are served again before it
+ * has quite ended, so that the next successor may be here already. */
+#define ENDING_TIMEOUT_S 10
 
 struct MsControl {
     /* Constant. */
@@ -58,9 +61,14 @@ static gboolean tell_handed_over(gpointer opaque)
 
 static void hand_over(MsControl *control, int fd)
 {
+    int64_t end = g_get_monotonic_time() + ENDING_TIMEOUT_S * G_USEC_PER_SEC;
     bool given, mine;
 
     g_mutex_lock(&control->lock);
+    while (control->state == HANDING_OVER &&
+           g_cond_wait_until(&control->changed, &control->lock, end)) {
+        ;
+    }
     mine = control->state == KEEPING;
     if (mine) {
         control->state = HANDING_OVER;
