@@ -50,10 +50,19 @@ uint64_t memx_low_watermark(uint64_t limit)
     return CLAMP(limit / 64, 4 * MEMX_GROUP_PAGES, 32 * MEMX_GROUP_PAGES);
 }
 
-void memx_watermarks_locked(MemxRegion *r)
+void memx_limit_set_locked(MemxRegion *r, uint64_t local_bytes)
 {
-    r->low = memx_low_watermark(r->limit);
-    r->high = 2 * r->low;
+    r->limit = local_bytes / MEMX_PAGE_BYTES;
+    r->home = r->limit >= r->table.n_pages;
+    if (r->home) {
+        r->limit += MEMX_FAULTS_MAX +
+                    (uint64_t)r->staging.n_slots * MEMX_GROUP_PAGES;
+        r->home_at = 0;
+        r->low = r->high = 0;
+    } else {
+        r->low = memx_low_watermark(r->limit);
+        r->high = 2 * r->low;
+    }
 }
 
 bool memx_budget_take_locked(MemxRegion *r, uint64_t n)
@@ -135,9 +144,10 @@ void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask)
     uint32_t c = memx_chunk_of_group(t, group);
     MemxServer *s = &r->server[t->chunk[c].server];
     bool keep = r->out || r->side != MEMX_SIDE_OWNER ||
-                r->keep_copies == MEMX_KEEP_COPIES_ON ||
-                (r->keep_copies == MEMX_KEEP_COPIES_AUTO &&
-                 s->free_pages > s->capacity_pages / MEMX_SHORT_PART);
+                (!r->home &&
+                 (r->keep_copies == MEMX_KEEP_COPIES_ON ||
+                  (r->keep_copies == MEMX_KEEP_COPIES_AUTO &&
+                   s->free_pages > s->capacity_pages / MEMX_SHORT_PART)));
 
     memx_set_group_locked(r, group, t->present[group] | mask,
                           t->stored[group] & ~(keep ? 0 : mask));

@@ -166,6 +166,7 @@ static MemxVerdict settle(MemxRegion *r, uint16_t opcode, bool ask_first,
         }
         r->quiet = false;
         memx_worker_ring(&r->store);
+        memx_worker_ring(&r->fetch);
         g_mutex_unlock(&r->lock);
     }
     return verdict;

@@ -231,13 +231,16 @@ void *memx_link_thread(void *opaque)
 
     while (!memx_stopping(r)) {
         struct pollfd pfd = { .fd = s->link.wake_fd, .events = POLLIN };
-        bool down, ok = true;
+        bool down, offered, ok = true;
 
         g_mutex_lock(&r->lock);
         down = !all_up_locked(r, s) && r->side != MEMX_SIDE_FENCED;
+        offered = r->side == MEMX_SIDE_OFFERED;
         g_mutex_unlock(&r->lock);
         if (down) {
-            judge(r, s, false);
+            if (!offered) { /* the other side may have it: ask first */
+                judge(r, s, false);
+            }
             memx_worker_silence(&s->link);
             ok = connect_lanes(r, s);
             if (ok) {

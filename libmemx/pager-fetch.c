@@ -21,6 +21,10 @@
 #include "region.h"
 #include "uffd.h"
 
+#define HOME_MS 20
+#define HOME_HINTS 16
+#define HOME_SLICE_GROUPS 4096
+
 void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask)
 {
     unsigned at;
@@ -151,7 +155,9 @@ static bool take_hint(MemxRegion *r, MemxSlot **slot_out)
         s->n_in++;
         r->table.chunk[c].fetching++;
         r->fetch_used_ns = memx_now_ns();
-        memx_history_touch(&r->history, c);
+        if (!r->home) {
+            memx_history_touch(&r->history, c);
+        }
         *slot_out = slot;
     }
     r->prefetch_head = (r->prefetch_head + 1) % MEMX_PREFETCH_QUEUE;
@@ -271,15 +277,42 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
     fetch_end(r, slot, got);
 }
 
+/* All comes home: hints for remote groups, a few at a time, behind those for
+ * which somebody may wait.  Milliseconds until it is worth looking again; -1:
+ * nothing is left to come. */
+static int bring_home(MemxRegion *r)
+{
+    MemxPageTable *t = &r->table;
+    uint64_t remote = 0;
+
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        remote += r->server[i].remote_pages;
+    }
+    if (!r->home || !remote || r->quiet || r->side != MEMX_SIDE_OWNER) {
+        g_mutex_unlock(&r->lock);
+        return -1;
+    }
+    for (unsigned i = 0; i < HOME_SLICE_GROUPS &&
+         r->prefetch_n < HOME_HINTS; i++) {
+        uint64_t g = r->home_at++ % t->n_groups;
+
+        memx_prefetch_push_locked(r, g, t->stored[g] & ~t->present[g]);
+    }
+    g_mutex_unlock(&r->lock);
+    return HOME_MS;
+}
+
 void *memx_fetch_thread(void *opaque)
 {
     MemxRegion *r = opaque;
     struct pollfd pfd[MEMX_LANE_POLL_MAX];
+    int timeout_ms = -1;
 
     while (!memx_stopping(r)) {
         int n = memx_lane_poll(r, &r->fetch, MEMX_LANE_FETCH, pfd);
 
-        poll(pfd, n, -1);
+        poll(pfd, n, timeout_ms);
         if (pfd[0].revents) {
             memx_worker_silence(&r->fetch);
         }
@@ -292,6 +325,7 @@ void *memx_fetch_thread(void *opaque)
             }
             memx_lane_refresh(r, s, MEMX_LANE_FETCH);
         }
+        timeout_ms = bring_home(r);
         follow_hints(r);
     }
     return NULL;

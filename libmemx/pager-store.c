@@ -161,7 +161,8 @@ static bool release_kept(MemxRegion *r, MemxServer *s)
     return released;
 }
 
-/* Gives up some copies where a server is short of room. */
+/* Gives up some copies where a server is short of room, and all of them when
+ * nothing is to be evicted any more. */
 static void give_way(MemxRegion *r)
 {
     for (unsigned i = 0; i < r->n_servers; i++) {
@@ -171,7 +172,8 @@ static void give_way(MemxRegion *r)
         g_mutex_lock(&r->lock);
         now = s->lane[MEMX_LANE_ORDERED].up && s->kept_pages && !s->n_drops &&
               s->told &&
-              s->free_pages < s->capacity_pages / MEMX_SHORT_PART / 2;
+              ((r->home && !r->out) ||
+               s->free_pages < s->capacity_pages / MEMX_SHORT_PART / 2);
         g_mutex_unlock(&r->lock);
         if (now) {
             release_kept(r, s);

@@ -25,6 +25,9 @@
 /* What must be reserved for a local size of @limit pages. */
 uint64_t memx_pool_need(const MemxRegion *r, uint64_t limit)
 {
+    if (limit >= r->table.n_pages) {
+        return 0; /* nothing is evicted */
+    }
     uint64_t size = r->table.n_pages;
     unsigned slots = MAX(r->staging.n_slots, memx_staging_slots(limit));
     uint64_t staging = (uint64_t)slots * MEMX_GROUP_PAGES;

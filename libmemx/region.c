@@ -122,8 +122,7 @@ static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
     unsigned slots;
 
     r->chunk_bytes = o->chunk_bytes;
-    r->limit = o->local_bytes / MEMX_PAGE_BYTES;
-    slots = memx_staging_slots(r->limit);
+    slots = memx_staging_slots(o->local_bytes / MEMX_PAGE_BYTES);
     if (!memx_page_table_init(&r->table, pages, o->chunk_bytes) ||
         !memx_history_init(&r->history, r->table.n_chunks) ||
         !memx_staging_init(&r->staging, r->passive ? 0 : slots)) {
@@ -134,7 +133,7 @@ static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
     }
     memx_streams_init(&r->streams, CLAMP(slots / 2 * MEMX_GROUP_PAGES, 64,
                                          2048));
-    memx_watermarks_locked(r);
+    memx_limit_set_locked(r, o->local_bytes);
     if (!r->passive) {
         r->held = MEMX_FAULTS_MAX; /* the fetch buffers are memory, too */
     }
@@ -394,9 +393,9 @@ bool memx_region_set_local_bytes(MemxRegion *r, uint64_t local_bytes,
         return false;
     }
     g_mutex_lock(&r->lock);
-    r->limit = limit;
-    memx_watermarks_locked(r);
+    memx_limit_set_locked(r, local_bytes);
     memx_worker_ring(&r->store);
+    memx_worker_ring(&r->fetch);
     g_mutex_unlock(&r->lock);
     if (!lower) {
         memx_pool_reserve(r, limit, NULL); /* a larger one does no harm */

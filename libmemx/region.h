@@ -224,7 +224,8 @@ struct MemxRegion {
     MemxHistory history;
     MemxStaging staging;
     MemxStreams streams;    /* faults only, but read for statistics */
-    uint64_t limit;         /* local-size in pages */
+    uint64_t limit;         /* local-size in pages; see memx_limit() */
+    bool home;              /* it is the size: all comes home and stays */
     uint64_t held;
     uint64_t low, high;     /* free pages: evict below, until */
     bool starved;           /* a fault found no budget */
@@ -240,6 +241,7 @@ struct MemxRegion {
     uint64_t fault_page[MEMX_FAULTS_MAX];
     uint64_t fetch_used_ns; /* when prefetch was used last */
     uint64_t promoted_last, promotion_rate;
+    uint64_t home_at;       /* group from which on some may be remote */
     uint64_t faults_at_age;
     MemxSide side;
     uint16_t tell_opcode;   /* what servers that aren't told must hear */
@@ -364,9 +366,11 @@ int memx_place_locked(MemxRegion *r, uint32_t chunk);
 void memx_event_post_locked(MemxRegion *r, MemxEventType type, int server);
 void memx_wake_chunk(MemxRegion *r, uint32_t chunk); /* Unlocked. */
 void memx_wake_all(MemxRegion *r);                   /* Unlocked. */
-void memx_watermarks_locked(MemxRegion *r);
 /* For a local size of @limit pages: evict when fewer are free. */
 uint64_t memx_low_watermark(uint64_t limit);
+/* Makes @local_bytes the local size.  If it is all of the size, nothing has to
+ * be evicted ever, and the limit has room for what fetches need besides. */
+void memx_limit_set_locked(MemxRegion *r, uint64_t local_bytes);
 
 /* lane.c: what the three owners do with their lanes. */
 int memx_lane_submit(MemxRegion *r, MemxServer *s, MemxLane lane,

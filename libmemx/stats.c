@@ -72,7 +72,8 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     }
     out->n_servers = r->n_servers;
     out->size_bytes = r->size_bytes;
-    out->local_limit_bytes = r->limit * MEMX_PAGE_BYTES;
+    out->local_limit_bytes = MIN(r->limit, r->table.n_pages) *
+                             MEMX_PAGE_BYTES;
     out->local_bytes = r->held * MEMX_PAGE_BYTES;
     out->staged_bytes = staged * MEMX_PAGE_BYTES;
     out->chunk_bytes = r->chunk_bytes;

@@ -356,6 +356,59 @@ static void test_prefetch_adapts(void)
     server_process_free(server);
 }
 
+static bool stats_home(const MemxStats *stats, uint64_t argument)
+{
+    bool home = !stats->remote_bytes && !stats->staged_bytes;
+
+    for (unsigned i = 0; i < stats->n_servers; i++) {
+        home &= !stats->servers[i].kept_bytes &&
+                !stats->servers[i].reserved_bytes &&
+                stats->servers[i].free_bytes ==
+                stats->servers[i].capacity_bytes;
+    }
+    return home;
+}
+
+static bool stats_up(const MemxStats *stats, uint64_t argument)
+{
+    return stats->servers[0].health == MEMX_SERVER_UP &&
+           stats->servers[1].health == MEMX_SERVER_UP &&
+           stats->servers[argument % 2].reconnects > argument / 2;
+}
+
+/* All comes home; the servers hold nothing and may go; and out again. */
+static void test_home(void)
+{
+    g_autoptr(GError) error = NULL;
+    ServerProcess *servers[2] = { server_process_new("96M"),
+                                  server_process_new("96M") };
+    MemxRegion *region = region_fixture_new(&(RegionFixture) {
+        .size = 64 * MIB, .local = 16 * MIB, .servers = servers,
+        .n_servers = 2,
+    });
+    uint8_t *base = memx_region_base(region);
+    MemxStats stats;
+
+    write_all(base, 60 * MIB, 1);
+    for (unsigned turn = 0; turn < 2; turn++) {
+        g_assert_true(memx_region_set_local_bytes(region, 64 * MIB, &error));
+        await_stats(region, &stats, stats_home, 0);
+        g_assert_cmpuint(stats.local_limit_bytes, ==, 64 * MIB);
+        g_assert_cmpuint(stats.local_bytes, <=, 66 * MIB);
+        server_process_kill(servers[turn]);
+        check_all(base, 60 * MIB, 1);
+        server_process_restart(servers[turn], false);
+        await_stats(region, &stats, stats_up, turn);
+        g_assert_true(memx_region_set_local_bytes(region, 16 * MIB, &error));
+        g_assert_no_error(error);
+        await_stats(region, &stats, stats_local_at_most, 16 * MIB);
+        check_all(base, 60 * MIB, 1);
+    }
+    memx_region_free(region);
+    server_process_free(servers[0]);
+    server_process_free(servers[1]);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -383,5 +436,6 @@ int main(int argc, char **argv)
                          test_keep_copies);
     g_test_add_func("/region/keep-copies/give-way", test_copies_give_way);
     g_test_add_func("/region/prefetch-adapts", test_prefetch_adapts);
+    g_test_add_func("/region/home", test_home);
     return g_test_run();
 }
