@@ -7,6 +7,9 @@
 #ifndef MEMX_HOOKS_H
 #define MEMX_HOOKS_H
 
+struct MigrateSetParameters;
+struct MigrationInfo;
+struct MigrationParameters;
 
 #ifdef CONFIG_MEMX
 
@@ -37,6 +40,58 @@ void memx_vhost_user_end(void);
 
 /* The user stopped the VM, perhaps while it was stopped by us. */
 void memx_user_stop(void);
+
+/*
+ * Split migration: capability and parameters.
+ */
+bool memx_split_migration(void);        /* the capability is on */
+bool memx_split_capability(int capability);
+void memx_params_init(struct MigrationParameters *params);
+void memx_params_query(struct MigrationParameters *to,
+                       const struct MigrationParameters *from);
+void memx_params_apply(const struct MigrateSetParameters *from,
+                       struct MigrationParameters *to);
+bool memx_params_check(const struct MigrateSetParameters *params,
+                       Error **errp);
+void memx_params_hmp_set(int parameter, const char *name, Visitor *v,
+                         struct MigrateSetParameters *params, Error **errp);
+void memx_params_hmp_print(Monitor *mon,
+                           const struct MigrationParameters *params);
+
+/*
+ * Split migration: the source.
+ *
+ * memx_split_start() runs between the streams' setup and its first pages, in
+ * the migration thread without the BQL, and may take seconds.  From then on
+ * memx_split_save_page() is asked for each dirty page: 0: send it; 1: it is
+ * taken care of.
+ */
+bool memx_split_start(Error **errp);
+extern bool memx_split_active;
+int memx_split_divert(RAMBlock *block, uint64_t offset);
+static inline int memx_split_save_page(RAMBlock *block, uint64_t offset)
+{
+    return memx_split_active ? memx_split_divert(block, offset) : 0;
+}
+
+/* What went to memory servers, and what has yet to. */
+uint64_t memx_split_sent_bytes(void);
+uint64_t memx_split_pending_bytes(void);
+
+void memx_split_query(struct MigrationInfo *info);
+void memx_split_hmp_print(Monitor *mon, const struct MigrationInfo *info);
+
+/*
+ * Split migration: both sides.  False, with an error and an event, if this
+ * side must not run the VM; each call asks again.  Under the BQL, for 2 s at
+ * most.
+ */
+bool memx_may_run(Error **errp);
+/* Nobody has asked yet, or the answer was no: for who would start the VM
+ * without asking (gdb). */
+bool memx_must_wait(void);
+/* The destination's last answer was no. */
+bool memx_arrival_refused(void);
 
 #else
 
@@ -78,6 +133,92 @@ static inline void memx_vhost_user_end(void)
 
 static inline void memx_user_stop(void)
 {
+}
+
+static inline bool memx_split_migration(void)
+{
+    return false;
+}
+
+static inline bool memx_split_capability(int capability)
+{
+    return false;
+}
+
+static inline void memx_params_init(struct MigrationParameters *params)
+{
+}
+
+static inline void memx_params_query(struct MigrationParameters *to,
+                                     const struct MigrationParameters *from)
+{
+}
+
+static inline void memx_params_apply(const struct MigrateSetParameters *from,
+                                     struct MigrationParameters *to)
+{
+}
+
+static inline bool
+memx_params_check(const struct MigrateSetParameters *params, Error **errp)
+{
+    return true;
+}
+
+static inline void
+memx_params_hmp_set(int parameter, const char *name, Visitor *v,
+                    struct MigrateSetParameters *params, Error **errp)
+{
+    g_assert_not_reached();
+}
+
+static inline void
+memx_params_hmp_print(Monitor *mon, const struct MigrationParameters *params)
+{
+}
+
+static inline bool memx_split_start(Error **errp)
+{
+    return true;
+}
+
+static inline int memx_split_save_page(RAMBlock *block, uint64_t offset)
+{
+    return 0;
+}
+
+static inline uint64_t memx_split_sent_bytes(void)
+{
+    return 0;
+}
+
+static inline uint64_t memx_split_pending_bytes(void)
+{
+    return 0;
+}
+
+static inline void memx_split_query(struct MigrationInfo *info)
+{
+}
+
+static inline void memx_split_hmp_print(Monitor *mon,
+                                        const struct MigrationInfo *info)
+{
+}
+
+static inline bool memx_may_run(Error **errp)
+{
+    return true;
+}
+
+static inline bool memx_must_wait(void)
+{
+    return false;
+}
+
+static inline bool memx_arrival_refused(void)
+{
+    return false;
 }
 
 #endif

@@ -5,7 +5,8 @@
  * memory-backend-ram.  complete() makes it, takes from it what userfaultfd
  * could not live with (huge pages, merging, copies in child processes), and
  * hands it to libmemx, which from then on fetches and evicts its pages in
- * threads of its own.
+ * threads of its own.  Without servers, with -incoming, that happens when a
+ * split migration has brought the memory (memx-arrival.c).
  *
  * The region ends with its RAM block.  That is later than the object's
  * removal where somebody still holds a reference to its memory, and it is
@@ -33,6 +34,7 @@
 #include "system/system.h"
 #include "compat.h"
 #include "memx-backend.h"
+#include "memx-split.h"
 #include "trace.h"
 
 QemuMutex memx_backends_lock;
@@ -49,6 +51,7 @@ static void __attribute__((constructor)) memx_backends_init(void)
 
 static void memx_backend_stop(MemxBackend *b)
 {
+    memx_arrival_forget(b);
     if (!b->region) {
         return;
     }
@@ -66,8 +69,9 @@ static void memx_ram_removed(RAMBlockNotifier *n, void *host, size_t size,
 {
     MemxBackend *b = container_of(n, MemxBackend, ram_notifier);
 
-    if (b->region && memx_region_base(b->region) == host) {
+    if (b->host == host) {
         memx_backend_stop(b);
+        b->host = NULL;
         ram_block_notifier_remove(n);
         ram_block_discard_require(false);
     }
@@ -80,19 +84,22 @@ static void memx_ram_removed(RAMBlockNotifier *n, void *host, size_t size,
  */
 static void memx_exit(Notifier *n, void *unused)
 {
-    MemxBackend *b;
+    MemxBackend *b, *next;
 
     if (runstate_is_running()) {
         return;
     }
-    while ((b = QTAILQ_FIRST(&memx_backends))) {
-        memx_backend_stop(b);
+    memx_split_exit();
+    QTAILQ_FOREACH_SAFE(b, &memx_backends, next, next) {
+        if (!memx_split_uses(b->region)) {
+            memx_backend_stop(b);
+        }
     }
 }
 
 static Notifier memx_exit_notifier = { .notify = memx_exit };
 
-/* Once, when the first region exists. */
+/* Once: with the first backend, or when the machine is there. */
 static void memx_backend_first(void)
 {
     static bool done;
@@ -105,6 +112,14 @@ static void memx_backend_first(void)
     }
 }
 
+/* memserver reads the same file: there the line's end is not the key. */
+void memx_key_trim(const uint8_t *key, size_t *bytes)
+{
+    while (*bytes && g_ascii_isspace(key[*bytes - 1])) {
+        (*bytes)--;
+    }
+}
+
 static bool memx_backend_get_key(MemxBackend *b, uint8_t **key, size_t *bytes,
                                  Error **errp)
 {
@@ -113,9 +128,8 @@ static bool memx_backend_get_key(MemxBackend *b, uint8_t **key, size_t *bytes,
         error_prepend(errp, "key-secret: ");
         return false;
     }
-    /* memserver reads the same file: there the line's end is not the key. */
-    while (b->key_secret && *bytes && g_ascii_isspace((*key)[*bytes - 1])) {
-        (*bytes)--;
+    if (b->key_secret) {
+        memx_key_trim(*key, bytes);
     }
     return true;
 }
@@ -148,56 +162,105 @@ static void memx_backend_warn_of_swap(const MemxBackend *b)
     }
 }
 
-static bool memx_backend_start(MemxBackend *b, Error **errp)
+/* All but the servers.  @key is the caller's to free, when it is done. */
+bool memx_backend_options(MemxBackend *b, MemxOptions *options, uint8_t **key,
+                          Error **errp)
 {
-    HostMemoryBackend *backend = MEMORY_BACKEND(b);
+    *options = MEMX_OPTIONS_INIT;
+    if (!memx_backend_get_key(b, key, &options->key_bytes, errp)) {
+        return false;
+    }
+    options->base = b->host;
+    options->size_bytes = memory_region_size(&MEMORY_BACKEND(b)->mr);
+    options->local_bytes = b->local_bytes;
+    options->chunk_bytes = b->chunk_bytes;
+    options->key = *key;
+    options->keep_copies = b->keep_copies == ON_OFF_AUTO_ON ?
+                           MEMX_KEEP_COPIES_ON :
+                           b->keep_copies == ON_OFF_AUTO_OFF ?
+                           MEMX_KEEP_COPIES_OFF : MEMX_KEEP_COPIES_AUTO;
+    options->server_timeout_ms = b->server_timeout_s * 1000;
+    options->vm_name = qemu_get_vm_name();
+    options->region_name = b->id;
+    memcpy(options->vm_uuid, qemu_uuid.data, sizeof(options->vm_uuid));
+    options->event = memx_backend_event;
+    options->opaque = b;
+    return true;
+}
+
+/* So that the property tells what a split migration brought. */
+static void memx_backend_name_servers(MemxBackend *b)
+{
+    g_autofree MemxStats *stats = g_new(MemxStats, 1);
+    strList **tail = &b->servers;
+    unsigned i;
+
+    memx_region_stats(b->region, stats);
+    for (i = 0; i < stats->n_servers; i++) {
+        QAPI_LIST_APPEND(tail, g_strdup(stats->servers[i].address));
+    }
+    b->chunk_bytes = stats->chunk_bytes;
+}
+
+/* The region is there, and its memory in use. */
+void memx_backend_adopt(MemxBackend *b, MemxRegion *region)
+{
+    b->region = region;
+    if (!b->servers) {
+        memx_backend_name_servers(b);
+    }
+    WITH_QEMU_LOCK_GUARD(&memx_backends_lock) {
+        QTAILQ_INSERT_TAIL(&memx_backends, b, next);
+    }
+    trace_memx_region_created(b->id, memory_region_size(&MEMORY_BACKEND(b)->mr),
+                              b->local_bytes);
+    memx_backend_warn_of_swap(b);
+}
+
+static MemxRegion *memx_backend_connect(MemxBackend *b, Error **errp)
+{
     g_autofree uint8_t *key = NULL;
     g_autoptr(GPtrArray) servers = g_ptr_array_new();
     g_autoptr(GError) gerr = NULL;
-    MemxOptions options = MEMX_OPTIONS_INIT;
+    MemxOptions options;
+    MemxRegion *region;
     strList *s;
 
-    if (!memx_backend_get_key(b, &key, &options.key_bytes, errp)) {
-        return false;
+    if (!memx_backend_options(b, &options, &key, errp)) {
+        return NULL;
     }
     for (s = b->servers; s; s = s->next) {
         g_ptr_array_add(servers, s->value);
     }
     g_ptr_array_add(servers, NULL);
-
-    options.base = memory_region_get_ram_ptr(&backend->mr);
-    options.size_bytes = memory_region_size(&backend->mr);
-    options.local_bytes = b->local_bytes;
-    options.chunk_bytes = b->chunk_bytes;
     options.servers = (const char *const *)servers->pdata;
-    options.key = key;
-    options.keep_copies = b->keep_copies == ON_OFF_AUTO_ON ?
-                          MEMX_KEEP_COPIES_ON :
-                          b->keep_copies == ON_OFF_AUTO_OFF ?
-                          MEMX_KEEP_COPIES_OFF : MEMX_KEEP_COPIES_AUTO;
-    options.server_timeout_ms = b->server_timeout_s * 1000;
-    options.vm_name = qemu_get_vm_name();
-    options.region_name = b->id;
-    memcpy(options.vm_uuid, qemu_uuid.data, sizeof(options.vm_uuid));
-    options.event = memx_backend_event;
-    options.opaque = b;
-
-    if (!memx_backend_prepare_ram(options.base, options.size_bytes, errp)) {
-        return false;
-    }
-    b->region = memx_region_new(&options, &gerr);
-    if (!b->region) {
+    region = memx_region_new(&options, &gerr);
+    if (!region) {
         error_setg(errp, "%s", gerr->message);
+    }
+    return region;
+}
+
+static bool memx_backend_start(MemxBackend *b, Error **errp)
+{
+    HostMemoryBackend *backend = MEMORY_BACKEND(b);
+    MemxRegion *region = NULL;
+
+    b->host = memory_region_get_ram_ptr(&backend->mr);
+    if (!memx_backend_prepare_ram(b->host, memory_region_size(&backend->mr),
+                                  errp) ||
+        (b->servers && !(region = memx_backend_connect(b, errp)))) {
+        b->host = NULL;
         return false;
     }
     memx_backend_first();
     b->ram_notifier.ram_block_removed = memx_ram_removed;
     ram_block_notifier_add(&b->ram_notifier);
-    WITH_QEMU_LOCK_GUARD(&memx_backends_lock) {
-        QTAILQ_INSERT_TAIL(&memx_backends, b, next);
+    if (region) {
+        memx_backend_adopt(b, region);
+    } else {
+        memx_arrival_await(b);
     }
-    trace_memx_region_created(b->id, options.size_bytes, b->local_bytes);
-    memx_backend_warn_of_swap(b);
     return true;
 }
 
@@ -243,10 +306,10 @@ static bool memx_backend_alloc(HostMemoryBackend *backend, Error **errp)
 static bool memx_backend_is_fixed(MemxBackend *b, const char *name,
                                   Error **errp)
 {
-    if (b->region) {
+    if (b->host) {
         error_setg(errp, "%s of '%s' can't be changed any more", name, b->id);
     }
-    return b->region;
+    return b->host;
 }
 
 static void memx_backend_get_local_size(Object *obj, Visitor *v,
@@ -275,6 +338,10 @@ static void memx_backend_set_local_size(Object *obj, Visitor *v,
             return;
         }
         trace_memx_local_size(b->id, b->local_bytes, value);
+    } else if (memx_arrival_has(b)) {
+        error_setg(errp, "local-size of '%s' can't be changed while its "
+                   "memory arrives", b->id);
+        return;
     }
     b->local_bytes = value;
 }
@@ -384,7 +451,8 @@ static void memx_backend_class_properties(ObjectClass *oc)
                               memx_backend_get_servers,
                               memx_backend_set_servers, NULL, NULL);
     object_class_property_set_description(oc, "servers",
-        "Memory servers, each as host:port");
+        "Memory servers, each as host:port; none: a split migration brings "
+        "them");
     object_class_property_add_enum(oc, "keep-copies", "OnOffAuto",
                                    &OnOffAuto_lookup,
                                    memx_backend_get_keep_copies,
@@ -413,7 +481,7 @@ static void memx_backend_class_properties(ObjectClass *oc)
  */
 static void memx_backend_unparent(Object *obj)
 {
-    if (MEMORY_BACKEND_MEMX(obj)->region) {
+    if (MEMORY_BACKEND_MEMX(obj)->host) {
         drain_call_rcu();
     }
 }
@@ -461,10 +529,19 @@ static const TypeInfo memx_backend_info = {
     .instance_size = sizeof(MemxBackend),
 };
 
+static void memx_machine_done(Notifier *n, void *unused)
+{
+    memx_backend_first();
+    memx_stream_init();
+}
+
+static Notifier memx_machine_done_notifier = { .notify = memx_machine_done };
+
 static void register_types(void)
 {
     type_register_static(&memx_backend_info);
     memx_hmp_init();
+    qemu_add_machine_init_done_notifier(&memx_machine_done_notifier);
 }
 
 type_init(register_types);

@@ -32,14 +32,22 @@ struct MemxBackend {
 
     /* From complete() until the RAM block goes; changed under the BQL. */
     char *id;
-    MemxRegion *region;
+    void *host;
+    MemxRegion *region;         /* NULL while it waits */
+    bool waits;                 /* for a split migration */
     RAMBlockNotifier ram_notifier;
 
     /* Protected by memx_backends_lock. */
     bool stalled;               /* between MEMX_STALLED and MEMX_RESUMED */
     bool broken;                /* after MEMX_BUG */
-    QTAILQ_ENTRY(MemxBackend) next;
+    QTAILQ_ENTRY(MemxBackend) next; /* or, while it waits, under the BQL */
 };
+
+/* memx-backend.c */
+bool memx_backend_options(MemxBackend *backend, MemxOptions *options,
+                          uint8_t **key, Error **errp);
+void memx_backend_adopt(MemxBackend *backend, MemxRegion *region);
+void memx_key_trim(const uint8_t *key, size_t *bytes);
 
 /*
  * All backends that have a region.
@@ -55,6 +63,7 @@ extern QemuMutex memx_backends_lock;
 
 /* memx-events.c */
 MemxEventFunc memx_backend_event;
+MemxEventFunc memx_passive_event;   /* opaque: the memory's name */
 void memx_events_init(void);
 
 /* memx-hooks.c */

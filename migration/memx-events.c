@@ -94,19 +94,62 @@ static void memx_set_broken(MemxBackend *b)
     }
 }
 
-static void memx_report(const MemxBackend *b, const MemxEvent *e)
+static void memx_report(const char *id, const MemxEvent *e)
 {
     switch (e->type) {
     case MEMX_EVENT_SERVER_BACK:
     case MEMX_EVENT_RESUMED:
-        info_report("memory-backend-memx '%s': %s", b->id, e->message);
+        info_report("memory-backend-memx '%s': %s", id, e->message);
         break;
     case MEMX_EVENT_SERVER_EMPTY:
     case MEMX_EVENT_BUG:
-        error_report("memory-backend-memx '%s': %s", b->id, e->message);
+        error_report("memory-backend-memx '%s': %s", id, e->message);
         break;
     default:
-        warn_report("memory-backend-memx '%s': %s", b->id, e->message);
+        warn_report("memory-backend-memx '%s': %s", id, e->message);
+    }
+}
+
+static void memx_send_event(const char *id, const MemxEvent *e)
+{
+    const char *server = e->server ?: "";
+
+    memx_report(id, e);
+    switch (e->type) {
+    case MEMX_EVENT_SERVER_LOST:
+        trace_memx_server_lost(id, server, e->remote_bytes);
+        qapi_event_send_memx_server_lost(id, e->server, e->remote_bytes,
+                                         e->message);
+        break;
+    case MEMX_EVENT_SERVER_BACK:
+        trace_memx_server_back(id, server);
+        qapi_event_send_memx_server_back(id, e->server, e->remote_bytes,
+                                         e->message);
+        break;
+    case MEMX_EVENT_SERVER_EMPTY:
+        trace_memx_server_empty(id, server, e->remote_bytes);
+        qapi_event_send_memx_server_empty(id, e->server, e->remote_bytes,
+                                          e->message);
+        break;
+    case MEMX_EVENT_POOL_FULL:
+        trace_memx_pool_full(id, e->message);
+        qapi_event_send_memx_pool_full(id, e->server, e->remote_bytes,
+                                       e->message);
+        break;
+    case MEMX_EVENT_STALLED:
+        trace_memx_stalled(id, server);
+        qapi_event_send_memx_stalled(id, e->server, e->remote_bytes,
+                                     e->message);
+        break;
+    case MEMX_EVENT_RESUMED:
+        trace_memx_resumed(id);
+        qapi_event_send_memx_resumed(id, e->server, e->remote_bytes,
+                                     e->message);
+        break;
+    case MEMX_EVENT_BUG:
+        trace_memx_bug(id, e->message);
+        qapi_event_send_memx_bug(id, e->server, e->remote_bytes, e->message);
+        break;
     }
 }
 
@@ -114,52 +157,23 @@ static void memx_report(const MemxBackend *b, const MemxEvent *e)
 void memx_backend_event(const MemxEvent *e, void *opaque)
 {
     MemxBackend *b = opaque;
-    const char *server = e->server ?: "";
 
-    memx_report(b, e);
-    switch (e->type) {
-    case MEMX_EVENT_SERVER_LOST:
-        trace_memx_server_lost(b->id, server, e->remote_bytes);
-        qapi_event_send_memx_server_lost(b->id, e->server, e->remote_bytes,
-                                         e->message);
-        break;
-    case MEMX_EVENT_SERVER_BACK:
-        trace_memx_server_back(b->id, server);
-        qapi_event_send_memx_server_back(b->id, e->server, e->remote_bytes,
-                                         e->message);
-        break;
-    case MEMX_EVENT_SERVER_EMPTY:
-        trace_memx_server_empty(b->id, server, e->remote_bytes);
-        qapi_event_send_memx_server_empty(b->id, e->server, e->remote_bytes,
-                                          e->message);
-        break;
-    case MEMX_EVENT_POOL_FULL:
-        trace_memx_pool_full(b->id, e->message);
-        qapi_event_send_memx_pool_full(b->id, e->server, e->remote_bytes,
-                                       e->message);
-        break;
-    case MEMX_EVENT_STALLED:
-        trace_memx_stalled(b->id, server);
-        memx_set_stalled(b, true);
-        qapi_event_send_memx_stalled(b->id, e->server, e->remote_bytes,
-                                     e->message);
-        memx_schedule_run_state();
-        break;
-    case MEMX_EVENT_RESUMED:
-        trace_memx_resumed(b->id);
-        memx_set_stalled(b, false);
-        qapi_event_send_memx_resumed(b->id, e->server, e->remote_bytes,
-                                     e->message);
-        memx_schedule_run_state();
-        break;
-    case MEMX_EVENT_BUG:
-        trace_memx_bug(b->id, e->message);
+    if (e->type == MEMX_EVENT_STALLED || e->type == MEMX_EVENT_RESUMED) {
+        memx_set_stalled(b, e->type == MEMX_EVENT_STALLED);
+    } else if (e->type == MEMX_EVENT_BUG) {
         memx_set_broken(b);
-        qapi_event_send_memx_bug(b->id, e->server, e->remote_bytes,
-                                 e->message);
-        memx_schedule_run_state();
-        break;
     }
+    memx_send_event(b->id, e);
+    if (e->type == MEMX_EVENT_STALLED || e->type == MEMX_EVENT_RESUMED ||
+        e->type == MEMX_EVENT_BUG) {
+        memx_schedule_run_state();
+    }
+}
+
+/* Ordinary RAM that is being split: nobody waits for its pages. */
+void memx_passive_event(const MemxEvent *e, void *opaque)
+{
+    memx_send_event(opaque, e);
 }
 
 static void memx_run_state_changed(void *opaque, bool running, RunState state)

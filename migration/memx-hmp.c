@@ -49,9 +49,10 @@ static void print_faults(Monitor *mon, const MemxFaultInfo *f,
                    "\n", p->evicted, p->evicted_unchanged, p->evicted_zero,
                    p->evict_busy, p->refaults);
     monitor_printf(mon, "  prefetched      %" PRIu64 ": wasted %" PRIu64
-                   "; discarded %" PRIu64 "; promoted/s %" PRIu64 "\n",
+                   "; discarded %" PRIu64 "; promoted/s %" PRIu64
+                   "; before commit %" PRIu64 "\n",
                    p->prefetched, p->prefetch_wasted, p->discarded,
-                   p->promoted_per_second);
+                   p->promoted_per_second, p->fetched_before_commit);
 }
 
 static void print_latency(Monitor *mon, const MemxLatencyInfo *latency)

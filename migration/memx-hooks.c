@@ -16,10 +16,12 @@
 #include "qapi/error.h"
 #include "qapi/qapi-types-migration.h"
 #include "qemu/units.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include "migration/postcopy-ram.h"
 #include "hooks.h"
 #include "memx-backend.h"
+#include "memx-split.h"
 
 /* Devices that need a descriptor of guest memory.  Under the BQL. */
 static unsigned vhost_user_devices;
@@ -27,7 +29,7 @@ static unsigned vhost_user_devices;
 static bool memx_in_use(void)
 {
     QEMU_LOCK_GUARD(&memx_backends_lock);
-    return !QTAILQ_EMPTY(&memx_backends);
+    return !QTAILQ_EMPTY(&memx_backends) || memx_arrival_expected();
 }
 
 bool memx_object_is_keyval(const char *arg)
@@ -83,6 +85,10 @@ static bool memx_check_own_options(const MemxBackend *b, Error **errp)
 
     if (!size || size % (4 * KiB)) {
         error_setg(errp, "size must be a multiple of 4 KiB, above 0");
+    } else if (!b->servers && !runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "it needs servers: add servers.0=host:port (only "
+                   "with -incoming can it do without, for a split "
+                   "migration)");
     } else if (!b->server_timeout_s || b->server_timeout_s > 86400) {
         error_setg(errp, "server-timeout must be 1 to 86400 seconds");
     } else {
@@ -118,6 +124,11 @@ bool memx_backend_check(MemxBackend *b, Error **errp)
 
 bool memx_allows_snapshot(Error **errp)
 {
+    if (memx_split_migration()) {
+        error_setg(errp, "a snapshot can't be split: switch the migration "
+                   "capability split-migration off first");
+        return false;
+    }
     if (memx_in_use()) {
         error_setg(errp, "snapshots of a VM with memory-backend-memx are not "
                    "supported: take one of the disks only, or migrate to a "
@@ -129,6 +140,9 @@ bool memx_allows_snapshot(Error **errp)
 
 bool memx_allows_capabilities(const bool *caps, Error **errp)
 {
+    if (!memx_split_allows_capabilities(caps, errp)) {
+        return false;
+    }
     if (!memx_in_use()) {
         return true;
     }

@@ -65,6 +65,7 @@ static MemxPagingInfo *memx_paging_info(const MemxStats *s)
     info->refaults = s->refaults;
     info->discarded = s->discarded_pages;
     info->promoted_per_second = s->promotion_pages_per_s;
+    info->fetched_before_commit = s->fetched_before_commit_pages;
     return info;
 }
 

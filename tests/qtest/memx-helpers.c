@@ -46,18 +46,12 @@ static void remove_tmp_dir(void)
     g_rmdir(tmp_dir);
 }
 
-static void remove_tmp_dir_hook(gpointer unused)
-{
-    remove_tmp_dir();
-}
-
 char *memx_tmp_path(const char *name)
 {
     if (!tmp_dir) {
         tmp_dir = g_dir_make_tmp("memx-qtest-XXXXXX", NULL);
         g_assert_nonnull(tmp_dir);
         atexit(remove_tmp_dir);
-        qtest_add_abrt_handler(remove_tmp_dir_hook, NULL);
     }
     return g_build_filename(tmp_dir, name, NULL);
 }
@@ -181,6 +175,25 @@ void memx_server_pause(MemxServer *s)
 void memx_server_go_on(MemxServer *s)
 {
     g_assert_cmpint(kill(s->pid, SIGCONT), ==, 0);
+}
+
+char *memx_server_status(const MemxServer *s)
+{
+    g_autofree char *memserver = memserver_path();
+    g_autofree char *folder = g_path_get_dirname(memserver);
+    g_autofree char *path = g_build_filename(folder, "memxctl", NULL);
+    const char *argv[] = {
+        path, "status", "--json", "--control", s->control, NULL,
+    };
+    g_autoptr(GError) error = NULL;
+    char *status = NULL;
+    int rc;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &status, NULL, &rc,
+                 &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(rc, ==, 0);
+    return status;
 }
 
 /* --- virtual machines -------------------------------------------------- */

@@ -27,6 +27,8 @@ void memx_server_kill(MemxServer *server);
 void memx_server_start(MemxServer *server, const char *options);
 void memx_server_pause(MemxServer *server);
 void memx_server_go_on(MemxServer *server);
+/* What "memxctl status --json" says; it is beside memserver. */
+char *memx_server_status(const MemxServer *server);
 
 /* A port of this host at which nobody listens. */
 unsigned memx_free_port(void);

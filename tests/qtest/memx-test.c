@@ -7,7 +7,9 @@
 #include "block/qdict.h"
 #include "qapi/error.h"
 #include "qobject/qjson.h"
+#include "qemu/module.h"
 #include "memx-helpers.h"
+#include "memx-split-helpers.h"
 
 #define MIB (1024ull * 1024)
 
@@ -393,13 +395,17 @@ static void test_vhost_user(void)
 
 int main(int argc, char **argv)
 {
+    MigrationTestEnv *env;
     unsigned i;
+    int ret;
 
     g_test_init(&argc, &argv, NULL);
     if (!memx_have_memserver()) {
         printf("1..0 # SKIP no memserver: set MEMX_MEMSERVER to its path\n");
         return 0;
     }
+    env = migration_get_env();
+    module_call_init(MODULE_INIT_QOM);
     qtest_add_func("/memx/object/command-line/list", test_command_line);
     qtest_add_func("/memx/object/command-line/all-options",
                    test_command_line_all_options);
@@ -426,5 +432,10 @@ int main(int argc, char **argv)
     qtest_add_func("/memx/refuse/vhost-user", test_vhost_user);
     memx_add_memory_tests();
     memx_add_failure_tests();
-    return g_test_run();
+    memx_add_split_tests();
+    memx_add_split_failure_tests();
+    memx_add_split_refusal_tests();
+    ret = g_test_run();
+    migration_env_clean(env);
+    return ret;
 }

@@ -1,0 +1,286 @@
+/*
+ * Figures of a split migration's source: for QEMU's own counters, for
+ * query-migrate, and to notice a server that will not come back.
+ *
+ * The regions count.  Asking them takes a lock each and some microseconds, so
+ * what QEMU reads for every page is kept here and brought up to date by the
+ * migration thread as it goes, and by query-migrate.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "exec/ramblock.h"
+#include "migration/migration.h"
+#include "migration/migration-stats.h"
+#include "monitor/monitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-types-migration.h"
+#include "qemu/cutils.h"
+#include "qemu/lockable.h"
+#include "qemu/units.h"
+#include "hooks.h"
+#include "memx-backend.h"
+#include "memx-split.h"
+
+#define PAGE (4 * KiB)
+#define DOWN_S 30               /* without a connection: give up */
+
+static struct {
+    QemuMutex lock;             /* protects all but the last three */
+    MemxSplitPhase phase;
+    uint8_t session[MEMX_SESSION_BYTES];
+    MemxSplitStats sums;        /* over all regions */
+    int64_t rated_at;           /* when the rates were computed */
+    int64_t up_at;              /* when all servers were last connected */
+    struct {
+        uint64_t sent_bytes;    /* at rated_at */
+        uint64_t rate;
+    } servers[MEMX_SERVERS_MAX];
+
+    int64_t migration;          /* whose they are: when it began */
+    uint64_t sent_bytes;        /* atomic */
+    uint64_t pending_bytes;     /* atomic */
+} figures;
+
+static void __attribute__((constructor)) figures_init(void)
+{
+    qemu_mutex_init(&figures.lock);
+}
+
+/* The last migration was a split one. */
+static bool is_current(void)
+{
+    return figures.migration &&
+           figures.migration == migrate_get_current()->start_time;
+}
+
+uint64_t memx_split_sent_bytes(void)
+{
+    return is_current() ? qatomic_read(&figures.sent_bytes) : 0;
+}
+
+uint64_t memx_split_pending_bytes(void)
+{
+    return qatomic_read(&figures.pending_bytes);
+}
+
+void memx_split_figures_start(void)
+{
+    QEMU_LOCK_GUARD(&figures.lock);
+    figures.migration = migrate_get_current()->start_time;
+    memcpy(figures.session, memx_split.session, MEMX_SESSION_BYTES);
+    memset(&figures.sums, 0, sizeof(figures.sums));
+    memset(figures.servers, 0, sizeof(figures.servers));
+    figures.rated_at = figures.up_at = g_get_monotonic_time();
+    qatomic_set(&figures.sent_bytes, 0);
+    qatomic_set(&figures.pending_bytes, 0);
+}
+
+void memx_split_figures_phase(MemxSplitPhase phase)
+{
+    QEMU_LOCK_GUARD(&figures.lock);
+    figures.phase = phase;
+}
+
+/* --- sums -------------------------------------------------------------- */
+
+static void add_server(MemxSplitStats *sums, const MemxSplitStats *stats,
+                       unsigned i)
+{
+    unsigned j;
+
+    for (j = 0; j < sums->n_servers; j++) {
+        if (g_str_equal(sums->servers[j].address,
+                        stats->servers[i].address)) {
+            sums->servers[j].pending_bytes += stats->servers[i].pending_bytes;
+            sums->servers[j].sent_bytes += stats->servers[i].sent_bytes;
+            sums->servers[j].health = MAX(sums->servers[j].health,
+                                          stats->servers[i].health);
+            return;
+        }
+    }
+    if (j < MEMX_SERVERS_MAX) {
+        sums->servers[sums->n_servers++] = stats->servers[i];
+    }
+}
+
+static void add_region(MemxSplitStats *sums, MemxRegion *region)
+{
+    g_autofree MemxSplitStats *stats = g_new0(MemxSplitStats, 1);
+    unsigned i;
+
+    memx_split_stats(region, stats);
+    sums->hot_chunks += stats->hot_chunks;
+    sums->cold_chunks += stats->cold_chunks;
+    sums->pending_bytes += stats->pending_bytes;
+    sums->sent_bytes += stats->sent_bytes;
+    sums->sent_pages += stats->sent_pages;
+    sums->zero_pages += stats->zero_pages;
+    sums->left_pages += stats->left_pages;
+    sums->main_pages += stats->main_pages;
+    sums->main_pages_max += stats->main_pages_max;
+    sums->spilled_pages += stats->spilled_pages;
+    sums->fetched_pages += stats->fetched_pages;
+    for (i = 0; i < stats->n_servers; i++) {
+        add_server(sums, stats, i);
+    }
+}
+
+static void rate_servers(int64_t now)
+{
+    int64_t us = now - figures.rated_at;
+    unsigned i;
+
+    if (us < G_USEC_PER_SEC) {
+        return;
+    }
+    for (i = 0; i < figures.sums.n_servers; i++) {
+        uint64_t sent = figures.sums.servers[i].sent_bytes;
+
+        figures.servers[i].rate = (double)(sent -
+            figures.servers[i].sent_bytes) * G_USEC_PER_SEC / us;
+        figures.servers[i].sent_bytes = sent;
+    }
+    figures.rated_at = now;
+}
+
+/*
+ * A server that is merely slow, or stopped, is waited for: it has what it was
+ * sent.  So has one that can't be reached, perhaps: for a while.
+ */
+static bool check_servers(int64_t now, Error **errp)
+{
+    const MemxSplitStats *sums = &figures.sums;
+    unsigned i;
+
+    for (i = 0; i < sums->n_servers; i++) {
+        const char *address = sums->servers[i].address;
+
+        if (sums->servers[i].health == MEMX_SERVER_EMPTY) {
+            error_setg(errp, "memory server %s came back without what it was "
+                       "sent: the VM runs on here; migrate again", address);
+            return false;
+        }
+        if (sums->servers[i].health == MEMX_SERVER_DOWN &&
+            now - figures.up_at > DOWN_S * G_USEC_PER_SEC) {
+            error_setg(errp, "memory server %s could not be reached for %d s: "
+                       "the VM runs on here; see to the server and the "
+                       "network, and migrate again", address, DOWN_S);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool memx_split_figures_refresh(Error **errp)
+{
+    g_autofree MemxSplitStats *sums = g_new0(MemxSplitStats, 1);
+    int64_t now = g_get_monotonic_time();
+    unsigned i;
+
+    QEMU_LOCK_GUARD(&figures.lock);
+    for (i = 0; i < memx_split.n_blocks; i++) {
+        if (qatomic_read(&memx_split.blocks[i].begun)) {
+            add_region(sums, memx_split.blocks[i].region);
+        }
+    }
+    for (i = 0; i < sums->n_servers &&
+                sums->servers[i].health != MEMX_SERVER_DOWN; i++) {
+    }
+    if (i == sums->n_servers) {
+        figures.up_at = now;
+    }
+    /* In QEMU's terms these are ordinary pages and zero pages. */
+    stat64_add(&mig_stats.normal_pages,
+               sums->sent_pages - figures.sums.sent_pages);
+    stat64_add(&mig_stats.zero_pages,
+               sums->zero_pages - figures.sums.zero_pages);
+    figures.sums = *sums;
+    qatomic_set(&figures.sent_bytes, sums->sent_bytes);
+    qatomic_set(&figures.pending_bytes, sums->pending_bytes);
+    rate_servers(now);
+    return check_servers(now, errp);
+}
+
+void memx_split_figures_end(void)
+{
+    qatomic_set(&figures.pending_bytes, 0);
+}
+
+/* --- for people -------------------------------------------------------- */
+
+static MemxSplitServerInfo *server_info(unsigned i)
+{
+    MemxSplitServerInfo *info = g_new0(MemxSplitServerInfo, 1);
+
+    info->address = g_strdup(figures.sums.servers[i].address);
+    info->state = (MemxServerState)figures.sums.servers[i].health;
+    info->pending = figures.sums.servers[i].pending_bytes;
+    info->sent = figures.sums.servers[i].sent_bytes;
+    info->rate = figures.servers[i].rate;
+    return info;
+}
+
+void memx_split_query(MigrationInfo *migration)
+{
+    const MemxSplitStats *sums = &figures.sums;
+    MemxSplitInfo *info;
+    MemxSplitServerInfoList **tail;
+    char session[2 * MEMX_SESSION_BYTES + 1];
+    unsigned i;
+
+    if (!is_current()) {
+        return;
+    }
+    if (qatomic_read(&memx_split_active)) {
+        memx_split_figures_refresh(NULL);
+    }
+    QEMU_LOCK_GUARD(&figures.lock);
+    info = g_new0(MemxSplitInfo, 1);
+    memx_session_text(figures.session, session);
+    info->phase = figures.phase;
+    info->session = g_strdup(session);
+    info->hot_chunks = sums->hot_chunks;
+    info->cold_chunks = sums->cold_chunks;
+    info->pending = memx_split_pending_bytes();
+    info->sent = sums->sent_bytes;
+    info->left = sums->left_pages * PAGE;
+    info->zero_pages = sums->zero_pages;
+    info->main = sums->main_pages * PAGE;
+    info->main_limit = sums->main_pages_max * PAGE;
+    info->spilled = sums->spilled_pages * PAGE;
+    info->fetched = sums->fetched_pages * PAGE;
+    tail = &info->servers;
+    for (i = 0; i < sums->n_servers; i++) {
+        QAPI_LIST_APPEND(tail, server_info(i));
+    }
+    migration->split = info;
+}
+
+void memx_split_hmp_print(Monitor *mon, const MigrationInfo *migration)
+{
+    const MemxSplitInfo *info = migration->split;
+    const MemxSplitServerInfoList *l;
+
+    if (!info) {
+        return;
+    }
+    monitor_printf(mon, "split: %s, session %s\n",
+                   MemxSplitPhase_str(info->phase), info->session);
+    monitor_printf(mon, "split chunks: %" PRIu64 " hot, %" PRIu64 " cold\n",
+                   info->hot_chunks, info->cold_chunks);
+    monitor_printf(mon, "split main host: %" PRIu64 " of %" PRIu64 " kbytes, "
+                   "spilled %" PRIu64 " kbytes\n", info->main >> 10,
+                   info->main_limit >> 10, info->spilled >> 10);
+    monitor_printf(mon, "split servers: sent %" PRIu64 " kbytes, pending %"
+                   PRIu64 " kbytes, left there %" PRIu64 " kbytes\n",
+                   info->sent >> 10, info->pending >> 10, info->left >> 10);
+    for (l = info->servers; l; l = l->next) {
+        monitor_printf(mon, "  %s: %s, sent %" PRIu64 " kbytes, pending %"
+                       PRIu64 " kbytes, %" PRIu64 " kbytes/s\n",
+                       l->value->address,
+                       MemxServerState_str(l->value->state),
+                       l->value->sent >> 10, l->value->pending >> 10,
+                       l->value->rate >> 10);
+    }
+}

@@ -1,0 +1,289 @@
+/*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include <glib/gstdio.h>
+#include "migration/migration-qmp.h"
+#include "migration/migration-util.h"
+#include "qapi/error.h"
+#include "qobject/qjson.h"
+#include "memx-split-helpers.h"
+
+#define MIB (1024ull * 1024)
+
+static void set_parameters(Split *s)
+{
+    migrate_set_capability(s->from, "split-migration", true);
+    migrate_set_parameter_str(s->from, "split-hosts", s->hosts);
+    migrate_set_parameter_int(s->from, "split-local-size",
+                              SPLIT_LOCAL_MIB * MIB);
+    migrate_set_parameter_int(s->from, "split-warm-up", 1);
+}
+
+static void start_target(Split *s, bool only_target)
+{
+    MigrateStart start = {
+        .only_target = only_target,
+        .oob = true,
+        .hide_stderr = true,
+        .opts_source = s->source_args,
+        .opts_target = s->target_args,
+    };
+
+    g_assert_cmpint(migrate_start(&s->from, &s->to, "defer", &start), ==, 0);
+    migrate_set_capability(s->to, "split-migration", true);
+}
+
+static void begin(Split *s, const char *source, const char *server_options,
+                  bool linked)
+{
+    const char *addresses[SPLIT_SERVERS];
+    unsigned i;
+
+    *s = (Split) { 0 };
+    for (i = 0; i < SPLIT_SERVERS; i++) {
+        s->servers[i] = memx_server_new("256M", server_options);
+        addresses[i] = s->servers[i]->address;
+        if (linked) {
+            s->links[i] = memx_proxy_new(addresses[i], true);
+            addresses[i] = memx_proxy_address(s->links[i]);
+        }
+    }
+    s->hosts = g_strdup_printf("%s,%s", addresses[0], addresses[1]);
+    if (g_str_equal(source, "memx")) {
+        s->source_args = g_strdup_printf(
+            "-object memory-backend-memx,id=pc.ram,size=%uM,local-size=96M,"
+            "servers.0=%s,servers.1=%s -machine memory-backend=pc.ram",
+            SPLIT_MIB, addresses[0], addresses[1]);
+    }
+    s->target_args = g_strdup_printf(
+        "-object memory-backend-memx,id=pc.ram,size=%uM,local-size=%uM "
+        "-machine memory-backend=pc.ram", SPLIT_MIB, SPLIT_LOCAL_MIB);
+    start_target(s, false);
+    set_parameters(s);
+    wait_for_serial("src_serial");
+}
+
+void split_begin(Split *s, const char *source, const char *server_options)
+{
+    begin(s, source, server_options, false);
+}
+
+void split_begin_linked(Split *s, const char *source)
+{
+    begin(s, source, "", true);
+}
+
+void split_new_target(Split *s)
+{
+    start_target(s, true);
+}
+
+void split_listen(Split *s)
+{
+    migrate_incoming_qmp(s->to, "tcp:127.0.0.1:0", NULL,
+                         "{ 'exit-on-error': false }");
+}
+
+void split_migrate(Split *s)
+{
+    g_autofree char *listens = NULL, *uri = NULL;
+
+    split_listen(s);
+    if (!s->links[0]) {
+        migrate_qmp(s->from, s->to, NULL, NULL, "{}");
+        return;
+    }
+    g_clear_pointer(&s->main, memx_proxy_free);
+    listens = migrate_get_connect_uri(s->to);
+    s->main = memx_proxy_new(listens, false);
+    uri = g_strdup_printf("tcp:%s", memx_proxy_address(s->main));
+    migrate_qmp(s->from, s->to, uri, NULL, "{}");
+}
+
+void split_kill(QTestState **vm)
+{
+    kill(qtest_pid(*vm), SIGKILL);
+    memx_wait_until(!qtest_probe_child(*vm));
+    /* qtest_quit() would take this for a crash. */
+    *vm = NULL;
+}
+
+static void remove_file(const char *name)
+{
+    g_autofree char *path = g_build_filename(migration_get_env()->tmpfs, name,
+                                             NULL);
+
+    g_unlink(path);
+}
+
+void split_end(Split *s)
+{
+    unsigned i;
+
+    if (s->from) {
+        qtest_quit(s->from);
+    }
+    if (s->to) {
+        qtest_quit(s->to);
+    }
+    g_clear_pointer(&s->main, memx_proxy_free);
+    for (i = 0; i < SPLIT_SERVERS; i++) {
+        g_clear_pointer(&s->links[i], memx_proxy_free);
+        memx_server_free(s->servers[i]);
+    }
+    remove_file("src_serial");
+    remove_file("dest_serial");
+    g_free(s->hosts);
+    g_free(s->source_args);
+    g_free(s->target_args);
+}
+
+/* One byte of each page, the same for all but for where the guest is now. */
+void split_assert_runs(QTestState *vm)
+{
+    uint8_t first, last;
+    unsigned address, edges = 0;
+
+    memx_wait_status(vm, "running");
+    first = qtest_readb(vm, start_address);
+    memx_wait_until(qtest_readb(vm, start_address) != first);
+    qtest_qmp_assert_success(vm, "{ 'execute': 'stop' }");
+    last = qtest_readb(vm, start_address);
+    for (address = start_address; address < end_address; address += 4096) {
+        uint8_t b = qtest_readb(vm, address);
+
+        if (b != last) {
+            g_assert_cmpint((uint8_t)(b + 1), ==, last);
+            g_assert_cmpint(++edges, ==, 1);
+            last = b;
+        }
+    }
+    qtest_qmp_assert_success(vm, "{ 'execute': 'cont' }");
+    memx_wait_status(vm, "running");
+}
+
+static QDict *query_split(QTestState *vm)
+{
+    QDict *all = qtest_qmp_assert_success_ref(
+        vm, "{ 'execute': 'query-migrate' }");
+    QDict *split = qdict_get_qdict(all, "split");
+
+    qobject_ref(split);
+    qobject_unref(all);
+    return split;
+}
+
+uint64_t split_number(QTestState *vm, const char *name)
+{
+    QDict *split = query_split(vm);
+    uint64_t value = split ? qdict_get_int(split, name) : 0;
+
+    qobject_unref(split);
+    return value;
+}
+
+char *split_session(QTestState *vm)
+{
+    QDict *split = query_split(vm);
+    char *session = g_strdup(qdict_get_str(split, "session"));
+
+    qobject_unref(split);
+    return session;
+}
+
+void split_wait_phase(QTestState *vm, const char *phase)
+{
+    bool reached = false;
+
+    memx_wait_until(({
+        QDict *split = query_split(vm);
+
+        reached = split && g_str_equal(qdict_get_str(split, "phase"), phase);
+        qobject_unref(split);
+        reached;
+    }));
+}
+
+static bool is_ended(const char *status)
+{
+    return g_str_equal(status, "completed") ||
+           g_str_equal(status, "failed") || g_str_equal(status, "cancelled");
+}
+
+/* Free the result. */
+static QDict *wait_ended(QTestState *vm)
+{
+    QDict *r = NULL;
+
+    memx_wait_until(({
+        qobject_unref(r);
+        r = qtest_qmp_assert_success_ref(vm,
+                                         "{ 'execute': 'query-migrate' }");
+        is_ended(qdict_get_try_str(r, "status") ?: "");
+    }));
+    return r;
+}
+
+void split_wait_ended(QTestState *vm)
+{
+    qobject_unref(wait_ended(vm));
+}
+
+void split_wait_status(QTestState *vm, const char *status,
+                       const char *expected)
+{
+    QDict *r = wait_ended(vm);
+    const char *error = qdict_get_try_str(r, "error-desc") ?: "";
+
+    g_test_message("%s: %s", qdict_get_str(r, "status"), error);
+    g_assert_cmpstr(qdict_get_str(r, "status"), ==, status);
+    if (!strstr(error, expected)) {
+        g_error("'%s' is not in the error: %s", expected, error);
+    }
+    qobject_unref(r);
+}
+
+void split_wait_failed(QTestState *vm, const char *expected)
+{
+    split_wait_status(vm, "failed", expected);
+}
+
+bool split_is_running(QTestState *vm)
+{
+    QDict *r = qtest_qmp_assert_success_ref(vm,
+                                            "{ 'execute': 'query-status' }");
+    bool running = qdict_get_bool(r, "running");
+
+    qobject_unref(r);
+    return running;
+}
+
+/* --- servers ----------------------------------------------------------- */
+
+/* How many spaces there are, and how many of these are orphaned. */
+static unsigned count_spaces(const MemxServer *server, unsigned *orphaned)
+{
+    g_autofree char *status = memx_server_status(server);
+    QDict *all = qobject_to(QDict, qobject_from_json(status, &error_abort));
+    QList *spaces = qdict_get_qlist(all, "spaces");
+    unsigned n = qlist_size(spaces);
+    QListEntry *e;
+
+    *orphaned = 0;
+    QLIST_FOREACH_ENTRY(spaces, e) {
+        QDict *space = qobject_to(QDict, qlist_entry_obj(e));
+
+        *orphaned += g_str_equal(qdict_get_str(space, "state"), "orphaned");
+    }
+    qobject_unref(all);
+    return n;
+}
+
+unsigned split_wait_orphaned(const MemxServer *server)
+{
+    unsigned n, orphaned;
+
+    memx_wait_until((n = count_spaces(server, &orphaned)) == orphaned);
+    return n;
+}

@@ -1,0 +1,74 @@
+/*
+ * What the tests of split migration share: two QEMUs of QEMU's own migration
+ * framework, and memory servers.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#ifndef MEMX_SPLIT_HELPERS_H
+#define MEMX_SPLIT_HELPERS_H
+
+#include "memx-helpers.h"
+#include "memx-proxy.h"
+#include "migration/framework.h"
+
+#define SPLIT_SERVERS 2
+
+/* The framework's VMs have 150 MiB, of which their guest writes 99 again and
+ * again. */
+#define SPLIT_MIB 150
+#define SPLIT_LOCAL_MIB 64
+extern unsigned start_address, end_address; /* of these; framework.c */
+
+typedef struct Split {
+    MemxServer *servers[SPLIT_SERVERS];
+    MemxProxy *links[SPLIT_SERVERS]; /* NULL: directly */
+    MemxProxy *main;            /* between both, from split_migrate() on */
+    char *hosts;                /* both, for split-hosts */
+    char *source_args;
+    char *target_args;
+    QTestState *from, *to;
+} Split;
+
+/*
+ * Servers, a source with ordinary RAM ("plain") or "memx" RAM, and a
+ * destination that listens nowhere yet.
+ */
+void split_begin(Split *s, const char *source, const char *server_options);
+/* With links that can be cut. */
+void split_begin_linked(Split *s, const char *source);
+/* Another destination, after the first one has ended. */
+void split_new_target(Split *s);
+/* Listens, and migrates to it with what was set. */
+void split_listen(Split *s);
+void split_migrate(Split *s);
+/* What lives of them ends. */
+void split_end(Split *s);
+/* SIGKILL; *vm becomes NULL. */
+void split_kill(QTestState **vm);
+
+/* The guest there writes on, and its memory is whole. */
+void split_assert_runs(QTestState *vm);
+
+/* query-migrate's split figures: a number (0 before there are any), or the
+ * phase. */
+uint64_t split_number(QTestState *vm, const char *name);
+char *split_session(QTestState *vm);
+void split_wait_phase(QTestState *vm, const char *phase);
+
+/* Waits until query-migrate says so, with @expected in its error. */
+void split_wait_status(QTestState *vm, const char *status,
+                       const char *expected);
+void split_wait_failed(QTestState *vm, const char *expected);
+/* Waits until it has ended, one way or another. */
+void split_wait_ended(QTestState *vm);
+bool split_is_running(QTestState *vm);
+
+/* memxctl status: waits until each space there is orphaned; how many. */
+unsigned split_wait_orphaned(const MemxServer *server);
+
+/* memx-split-tests.c, memx-split-failure-tests.c, memx-split-refusal-tests.c */
+void memx_add_split_tests(void);
+void memx_add_split_failure_tests(void);
+void memx_add_split_refusal_tests(void);
+
+#endif

@@ -1,0 +1,165 @@
+/*
+ * Split migration: what works.
+ *
+ * The guest is the one of QEMU's own migration tests: it increments a byte of
+ * each of its pages, one after the other, for ever.  So all pages have the
+ * same byte but for one edge, and whoever stops it can verify its memory.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "migration/migration-qmp.h"
+#include "migration/migration-util.h"
+#include "memx-split-helpers.h"
+
+#define MIB (1024ull * 1024)
+
+/* Both are done, the destination has the VM, and most of it is remote. */
+static void wait_split(Split *s)
+{
+    wait_for_migration_complete(s->from);
+    qtest_qmp_eventwait(s->to, "RESUME");
+    wait_for_serial("dest_serial");
+    g_assert_cmpuint(memx_query_number(s->to, "pc.ram", "local"), <=,
+                     SPLIT_LOCAL_MIB * MIB * 51 / 50);
+    /* Every 256th round of the guest's leaves zeros, which cost nothing. */
+    memx_wait_number(s->to, "pc.ram", "remote", 16 * MIB, SPLIT_MIB * MIB);
+}
+
+/* The counters add up, and the stream carried less than the VM. */
+static void check_figures(Split *s)
+{
+    g_assert_cmpuint(split_number(s->from, "pending"), ==, 0);
+    g_assert_cmpuint(split_number(s->from, "cold-chunks"), >, 0);
+    g_assert_cmpuint(split_number(s->from, "hot-chunks"), >, 0);
+    g_assert_cmpuint(split_number(s->from, "main"), <=,
+                     SPLIT_LOCAL_MIB * MIB);
+    g_assert_cmpuint(split_number(s->from, "sent") +
+                     split_number(s->from, "left"), >=, 16 * MIB);
+    g_assert_cmpuint(read_ram_property_int(s->from, "transferred"), >=,
+                     split_number(s->from, "sent"));
+    g_assert_cmpuint(read_ram_property_int(s->from, "normal"), >=,
+                     split_number(s->from, "main") / 4096);
+}
+
+static void test_split(const void *source)
+{
+    Split s;
+
+    split_begin(&s, source, "");
+    migrate_ensure_converge(s.from);
+    split_migrate(&s);
+    wait_split(&s);
+    check_figures(&s);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+static void test_multifd(void)
+{
+    Split s;
+
+    split_begin(&s, "plain", "");
+    migrate_set_parameter_int(s.from, "multifd-channels", 4);
+    migrate_set_parameter_int(s.to, "multifd-channels", 4);
+    migrate_set_capability(s.from, "multifd", true);
+    migrate_set_capability(s.to, "multifd", true);
+    migrate_ensure_converge(s.from);
+    split_migrate(&s);
+    wait_split(&s);
+    check_figures(&s);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+static void test_capability(const void *capability)
+{
+    Split s;
+
+    split_begin(&s, "plain", "");
+    migrate_set_capability(s.from, capability, true);
+    if (g_str_equal(capability, "xbzrle")) {
+        migrate_set_capability(s.to, capability, true);
+    }
+    /* Some rounds, so that it has something to do. */
+    migrate_ensure_non_converge(s.from);
+    migrate_set_parameter_int(s.from, "max-bandwidth", 100 * 1000 * 1000);
+    split_migrate(&s);
+    memx_wait_until(get_migration_pass(s.from) >= 3);
+    migrate_ensure_converge(s.from);
+    wait_split(&s);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+static void test_pause_before_switchover(void)
+{
+    Split s;
+
+    split_begin(&s, "plain", "");
+    migrate_set_capability(s.from, "pause-before-switchover", true);
+    migrate_ensure_converge(s.from);
+    split_migrate(&s);
+    wait_for_migration_status(s.from, "pre-switchover",
+                              (const char *[]) { "failed", "completed",
+                                                 NULL });
+    migrate_continue(s.from, "pre-switchover");
+    wait_split(&s);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+/* A VM that was paused arrives paused; the source is gone when it goes on. */
+static void test_paused(const void *source)
+{
+    Split s;
+
+    split_begin(&s, source, "");
+    qtest_qmp_assert_success(s.from, "{ 'execute': 'stop' }");
+    migrate_ensure_converge(s.from);
+    split_migrate(&s);
+    wait_for_migration_complete(s.from);
+    wait_for_migration_complete(s.to);
+    memx_wait_status(s.to, "paused");
+    qtest_quit(s.from);
+    s.from = NULL;
+    qtest_qmp_assert_success(s.to, "{ 'execute': 'cont' }");
+    memx_wait_status(s.to, "running");
+    wait_for_serial("dest_serial");
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+/* It arrived paused, but its source takes it back, and migrates again. */
+static void test_taken_back(void)
+{
+    Split s;
+
+    split_begin(&s, "plain", "");
+    qtest_qmp_assert_success(s.from, "{ 'execute': 'stop' }");
+    migrate_ensure_converge(s.from);
+    split_migrate(&s);
+    wait_for_migration_complete(s.from);
+    wait_for_migration_complete(s.to);
+    qtest_qmp_assert_success(s.from, "{ 'execute': 'cont' }");
+    memx_assert_error(s.to, "the source of its split migration has it",
+                      "{ 'execute': 'cont' }");
+    split_assert_runs(s.from);
+    split_end(&s);
+}
+
+void memx_add_split_tests(void)
+{
+    qtest_add_data_func("/migration/split/plain", "plain", test_split);
+    qtest_add_data_func("/migration/split/memx", "memx", test_split);
+    qtest_add_func("/migration/split/multifd", test_multifd);
+    qtest_add_data_func("/migration/split/xbzrle", "xbzrle", test_capability);
+    qtest_add_data_func("/migration/split/auto-converge", "auto-converge",
+                        test_capability);
+    qtest_add_func("/migration/split/pause-before-switchover",
+                   test_pause_before_switchover);
+    qtest_add_data_func("/migration/split/paused/plain", "plain",
+                        test_paused);
+    qtest_add_data_func("/migration/split/paused/memx", "memx", test_paused);
+    qtest_add_func("/migration/split/paused/taken-back", test_taken_back);
+}
