@@ -243,6 +243,8 @@ typedef struct MemxSplitOptions {
     uint8_t session[MEMX_SESSION_BYTES]; /* random; the same for all regions */
     uint64_t main_bytes;     /* the region's local size at the destination */
     uint64_t max_bytes_per_s; /* sent to the servers together; 0: no limit */
+    bool sparse;             /* of a passive region: private and anonymous, so
+                                that what isn't there is zeros */
     /* The pages of [offset, offset + bytes) are going to be read and sent to
      * a server: whatever marks them dirty for the stream is to be cleared.
      * Called by memx_split_begin() alone. */

@@ -145,14 +145,14 @@ static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
 
 static bool register_memory(MemxRegion *r, GError **error)
 {
-    if (r->passive) {
-        return true;
-    }
     r->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (r->pagemap_fd < 0) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
                     "cannot open /proc/self/pagemap: %s", g_strerror(errno));
         return false;
+    }
+    if (r->passive) {
+        return true;
     }
     if (memx_transport_register(r->transport, r->staging.base,
                                 r->staging.bytes) ||

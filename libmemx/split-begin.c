@@ -5,6 +5,7 @@
  */
 #include <string.h>
 #include <sys/mman.h>
+#include "page-scan.h"
 #include "split.h"
 #include "split-out.h"
 
@@ -28,6 +29,7 @@ void memx_out_release(MemxSplitOut *out)
     g_free(out->handed);
     g_free(out->main);
     g_free(out->todo);
+    g_free(out->there);
     g_free(out->hot);
     g_free(out->changed);
     g_free(out);
@@ -106,23 +108,35 @@ static uint64_t main_max(const MemxRegion *r, uint64_t main_bytes)
            : limit - 2 * memx_low_watermark(limit) - MEMX_FAULTS_MAX;
 }
 
+static uint64_t pages_here(MemxRegion *r, MemxSplitOut *out, uint32_t c)
+{
+    uint64_t end = memx_group_end(&r->table, c), sum = 0;
+
+    for (uint64_t g = memx_group_of_chunk(&r->table, c); g < end; g++) {
+        sum += memx_mask_pages(r->table.present[g] &
+                               (out->there ? out->there[g] : UINT64_MAX));
+    }
+    return sum;
+}
+
 /* Hot chunks, by history.  One without a page here has nothing that could go
  * to the stream. */
 static void decide_locked(MemxRegion *r, MemxSplitOut *out)
 {
     uint32_t n_chunks = r->table.n_chunks;
     g_autofree uint8_t *value = g_malloc(n_chunks);
-    uint64_t hot_max;
+    uint64_t n_pages = 0, n_used = 0, hot_max;
     MemxSplit split;
 
     for (uint32_t c = 0; c < n_chunks; c++) {
-        value[c] = memx_chunk_present_pages(&r->table, c)
-                   ? MAX(1, r->history.value[c]) : 0;
+        uint64_t here = pages_here(r, out, c);
+
+        value[c] = here ? MAX(1, r->history.value[c]) : 0;
+        n_pages += here;
+        n_used += !!here;
     }
-    hot_max = out->main_max >= r->table.n_present
-              ? n_chunks
-              : (__uint128_t)r->history.n_listed * out->main_max /
-                r->table.n_present;
+    hot_max = out->main_max >= n_pages ? n_chunks
+              : (__uint128_t)n_used * out->main_max / n_pages;
     memx_split_decide(&split, value, n_chunks, hot_max);
     memx_split_apply(&split, value, n_chunks, out->hot);
     out->n_hot = split.n_hot;
@@ -176,11 +190,26 @@ static void mark_cold_locked(MemxRegion *r, uint32_t c)
             here = memx_group_mask(t, g);
         }
         there = t->stored[g] & ~here;
+        here &= r->out->there ? r->out->there[g] : UINT64_MAX;
 
         memx_out_todo_locked(r, g, r->out->todo[g] | here);
         memx_out_set_locked(r, g, r->out->handed[g] | there,
                             r->out->main[g]);
         r->out->left_pages += memx_mask_pages(there);
+    }
+}
+
+/* What of [start, end) isn't there is zeros.  On failure all of it may be
+ * other. */
+static void scan(MemxRegion *r, uint64_t *there, uint64_t start, uint64_t end)
+{
+    uint64_t g = start / MEMX_GROUP_BYTES;
+    uint64_t n = (end - start + MEMX_GROUP_BYTES - 1) / MEMX_GROUP_BYTES;
+
+    memset(there + g, 0, n * sizeof(*there));
+    if (!memx_page_scan(r->pagemap_fd, r->base + start, end - start,
+                        there + g, NULL)) {
+        memset(there + g, 0xff, n * sizeof(*there));
     }
 }
 
@@ -192,6 +221,9 @@ static void mark_run(MemxRegion *r, const MemxSplitOptions *o, uint32_t from,
 
     /* First: what is written from here on must come again. */
     o->taken(o->opaque, start, end - start);
+    if (r->out->there) {
+        scan(r, r->out->there, start, end);
+    }
     while (from < to) {
         g_mutex_lock(&r->lock);
         for (unsigned i = 0; i < MARK_SLICE_CHUNKS && from < to; i++) {
@@ -295,6 +327,9 @@ bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
         return false;
     }
     out->main_max = main_max(r, o->main_bytes);
+    if (r->passive && o->sparse && (out->there = words(r->table.n_groups))) {
+        scan(r, out->there, 0, r->size_bytes);
+    }
     g_mutex_lock(&r->lock);
     decide_locked(r, out);
     memset(out->changed, 0xff, r->table.n_chunks / 64 * 8);

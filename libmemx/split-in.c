@@ -21,11 +21,9 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
-#include "pagemap-abi.h"
+#include "page-scan.h"
 #include "region.h"
 #include "split-record.h"
-
-#define SCAN_VEC 256
 
 struct MemxArrival {
     MemxOptions o;
@@ -216,58 +214,6 @@ bool memx_arrival_record(MemxArrival *a, const void *record, size_t bytes,
 
 /* --- Memory --- */
 
-/* Sets the pages [from, to) in @bits. */
-static void set_pages(uint64_t *bits, uint64_t from, uint64_t to)
-{
-    while (from < to) {
-        uint64_t g = from / MEMX_GROUP_PAGES;
-        unsigned at = from % MEMX_GROUP_PAGES;
-        unsigned n = MIN(to - from, MEMX_GROUP_PAGES - at);
-
-        bits[g] |= (n == 64 ? UINT64_MAX : (1ull << n) - 1) << at;
-        from += n;
-    }
-}
-
-/* The pages that have a frame of their own, or are swapped out. */
-static bool scan(const MemxOptions *o, int pagemap_fd, uint64_t *there,
-                 GError **error)
-{
-    struct page_region vec[SCAN_VEC];
-    uint64_t base = (uintptr_t)o->base;
-    struct pm_scan_arg arg = {
-        .size = sizeof(arg),
-        .start = base,
-        .end = base + o->size_bytes,
-        .vec = (uintptr_t)vec,
-        .vec_len = SCAN_VEC,
-        .category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-        .category_inverted = PAGE_IS_PFNZERO,
-        .category_mask = PAGE_IS_PFNZERO,
-        .return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-    };
-
-    while (arg.start < arg.end) {
-        int n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
-
-        if (n < 0) {
-            g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
-                        "cannot learn which pages have arrived: PAGEMAP_SCAN: "
-                        "%s", g_strerror(errno));
-            return false;
-        }
-        for (int i = 0; i < n; i++) {
-            set_pages(there, (vec[i].start - base) / MEMX_PAGE_BYTES,
-                      (vec[i].end - base) / MEMX_PAGE_BYTES);
-        }
-        if (arg.walk_end <= arg.start) {
-            break;
-        }
-        arg.start = arg.walk_end;
-    }
-    return true;
-}
-
 /* Gives back all but the pages of @keep. */
 static bool keep_only(const MemxOptions *o, const uint64_t *keep,
                       GError **error)
@@ -309,7 +255,8 @@ static bool trim_memory(MemxArrival *a, MemxRegion *r, uint64_t *kept,
                     "no memory for the tables of an arrival");
         return false;
     }
-    if (!scan(&a->o, r->pagemap_fd, there, error)) {
+    if (!memx_page_scan(r->pagemap_fd, a->o.base, a->o.size_bytes, there,
+                        error)) {
         return false;
     }
     *kept = 0;

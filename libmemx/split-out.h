@@ -54,6 +54,8 @@ typedef struct MemxOutServer {
 
 struct MemxSplitOut {
     uint64_t *handed, *main, *todo;  /* a word per group */
+    uint64_t *there;                 /* the same, at the beginning: pages that
+                                        may be other than zeros; or NULL */
     uint64_t *hot, *changed;         /* a bit per chunk */
     uint32_t n_hot, n_changed;
     uint64_t handed_pages, main_pages, todo_pages, pushed_pages;
