@@ -59,9 +59,13 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
                              slot->staged & ~t->present[g] & mask);
             slot->staged &= ~mask;
         }
-        gone += memx_mask_pages(t->present[g] & mask);
-        memx_set_group_locked(r, g, t->present[g] & ~mask,
-                              t->stored[g] & ~mask);
+        if (r->passive) { /* nobody would learn that it is there again */
+            memx_set_group_locked(r, g, t->present[g], t->stored[g] & ~mask);
+        } else {
+            gone += memx_mask_pages(t->present[g] & mask);
+            memx_set_group_locked(r, g, t->present[g] & ~mask,
+                                  t->stored[g] & ~mask);
+        }
         if (r->out) {
             memx_out_discard_locked(r, g, mask);
         }

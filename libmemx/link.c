@@ -73,7 +73,8 @@ static bool came_back_empty(MemxRegion *r, MemxServer *s)
                                "was sent");
     }
     /* What the destination is to have, or has been offered, isn't here. */
-    lost = r->out || r->side != MEMX_SIDE_OWNER || !s->told;
+    lost = r->out || r->side != MEMX_SIDE_OWNER ||
+           (!s->told && r->tell_opcode == MEMX_OP_COMMIT);
     g_mutex_unlock(&r->lock);
     lost += void_copies(r, s);
 

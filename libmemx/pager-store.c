@@ -175,8 +175,8 @@ static void give_way(MemxRegion *r)
               ((r->home && !r->out) ||
                s->free_pages < s->capacity_pages / MEMX_SHORT_PART / 2);
         g_mutex_unlock(&r->lock);
-        if (now) {
-            release_kept(r, s);
+        if (now && !release_kept(r, s)) {
+            memx_out_squeezed(r, s);
         }
     }
 }
@@ -534,12 +534,23 @@ static void feed_starved(MemxRegion *r)
     }
 }
 
+/* Nothing may change on the servers, or not by us. */
+static bool quiet(MemxRegion *r)
+{
+    bool yes;
+
+    g_mutex_lock(&r->lock);
+    yes = r->quiet || r->side != MEMX_SIDE_OWNER;
+    g_mutex_unlock(&r->lock);
+    return yes;
+}
+
 /* Takes out what is wanted.  True: there is more, but not now. */
 static bool evict(MemxRegion *r)
 {
     unsigned nothing = 0;
 
-    while (wanted(r) > 0) {
+    while (wanted(r) > 0 && !quiet(r)) {
         MemxSlot *slot;
 
         if (squeezed(r) && memx_evict_free_frames(r, true)) {
@@ -602,17 +613,6 @@ static void lanes(MemxRegion *r)
     }
 }
 
-/* Nothing may change on the servers, or not by us. */
-static bool quiet(MemxRegion *r)
-{
-    bool yes;
-
-    g_mutex_lock(&r->lock);
-    yes = r->quiet || r->side != MEMX_SIDE_OWNER;
-    g_mutex_unlock(&r->lock);
-    return yes;
-}
-
 void *memx_store_thread(void *opaque)
 {
     MemxRegion *r = opaque;
@@ -639,6 +639,8 @@ void *memx_store_thread(void *opaque)
             give_way(r);
             trims(r);
             again |= evict(r);
+        } else if (memx_out_needs_room(r)) {
+            trims(r);
         }
         feed_starved(r);
         timeout_ms = MIN(again ? RETRY_MS : IDLE_MS, push_ms);

@@ -451,6 +451,8 @@ void memx_out_free(MemxRegion *r);
 /* Store thread: sends what is due.  Milliseconds until there is more to do
  * that nobody rings for, or INT_MAX. */
 int memx_out_push(MemxRegion *r);
+/* Store thread: a drain waits for a server that is full. */
+bool memx_out_needs_room(MemxRegion *r);
 void memx_out_answered(MemxRegion *r, MemxCall *call);
 /* The destination is to have these pages from their server. */
 uint64_t memx_out_handed_locked(MemxRegion *r, uint64_t group);
@@ -458,6 +460,9 @@ uint64_t memx_out_handed_locked(MemxRegion *r, uint64_t group);
 void memx_out_gone_locked(MemxRegion *r, uint64_t group, uint64_t mask);
 /* The guest gave the pages back. */
 void memx_out_discard_locked(MemxRegion *r, uint64_t group, uint64_t mask);
+/* Store thread: @s has no room, and nothing but what the destination is to
+ * have: the VM goes first. */
+void memx_out_squeezed(MemxRegion *r, MemxServer *s);
 void memx_out_failed_locked(MemxRegion *r, MemxServer *s, const char *why);
 
 /* memx_region_new() over a transport of the caller's choice. */

@@ -251,7 +251,6 @@ static void mark_cold(MemxRegion *r, const MemxSplitOptions *o)
             mark_run(r, o, from, c);
         }
     }
-    memx_worker_ring(&r->store);
 }
 
 /* Nothing of an earlier migration is left. */
@@ -342,9 +341,18 @@ bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
     out->tokens_ns = memx_now_ns();
     memcpy(r->session_id, o->session, sizeof(r->session_id));
     memx_random(r->heir_id, sizeof(r->heir_id));
+    out->beginning = true;
     r->out = out;
     g_mutex_unlock(&r->lock);
     mark_cold(r, o);
-    return memx_split_check(r, error);
+    g_mutex_lock(&r->lock);
+    out->beginning = false; /* a cancelled one may end from here on */
+    memx_worker_ring(&r->store);
+    g_mutex_unlock(&r->lock);
+    if (!memx_split_check(r, error)) {
+        memx_split_cancel(r);
+        return false;
+    }
+    return true;
 }
 

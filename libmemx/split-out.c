@@ -7,6 +7,7 @@
 #include "split-out.h"
 
 #define RETRY_MS 5
+#define SQUEEZED_NS 1000000000ull
 
 static uint64_t pages(uint64_t mask)
 {
@@ -65,6 +66,17 @@ void memx_out_failed_locked(MemxRegion *r, MemxServer *s, const char *why)
     memx_out_fail_locked(r, "memory server %s %s", s->peer->address, why);
 }
 
+void memx_out_squeezed(MemxRegion *r, MemxServer *s)
+{
+    g_mutex_lock(&r->lock);
+    if (r->out && r->starved && !memx_server_has_room(s) &&
+        memx_now_ns() - r->starved_since_ns > SQUEEZED_NS) {
+        memx_out_failed_locked(r, s, "is full, and the VM waits for memory; "
+                               "free memory there or raise its capacity");
+    }
+    g_mutex_unlock(&r->lock);
+}
+
 bool memx_out_idle_locked(MemxRegion *r)
 {
     return !r->out->todo_pages && !r->out->pushed_pages && !r->staging.n_out;
@@ -72,7 +84,7 @@ bool memx_out_idle_locked(MemxRegion *r)
 
 uint64_t memx_out_handed_locked(MemxRegion *r, uint64_t g)
 {
-    return r->out ? r->out->handed[g] : 0;
+    return r->out && !*r->out->failed ? r->out->handed[g] : 0;
 }
 
 void memx_out_gone_locked(MemxRegion *r, uint64_t g, uint64_t mask)
@@ -96,6 +108,7 @@ void memx_split_cancel(MemxRegion *r)
         r->out->ending = true;
         r->quiet = false;
         memx_worker_ring(&r->store);
+        memx_changed_locked(r);
     }
     g_mutex_unlock(&r->lock);
 }
@@ -105,10 +118,11 @@ bool memx_split_check(MemxRegion *r, GError **error)
     bool ok = true;
 
     g_mutex_lock(&r->lock);
-    if (r->out && *r->out->failed) {
+    if (!r->out || r->out->ending || *r->out->failed) {
         ok = false;
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT, "%s",
-                    r->out->failed);
+                    r->out && *r->out->failed ? r->out->failed
+                                              : "the split was cancelled");
     }
     g_mutex_unlock(&r->lock);
     return ok;
@@ -165,13 +179,10 @@ static void to_server_locked(MemxRegion *r, uint64_t page)
     uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
     uint32_t c = memx_chunk_of_group(&r->table, g);
 
-    if (memx_bit(out->hot, c)) {
-        out->spilled_pages++;
-        if (r->table.chunk[c].server == MEMX_SERVER_NONE &&
-            !memx_out_place_locked(r, c)) {
-            memx_out_fail_locked(r, "no memory server takes pages");
-            return;
-        }
+    if (r->table.chunk[c].server == MEMX_SERVER_NONE &&
+        !memx_out_place_locked(r, c)) {
+        memx_out_fail_locked(r, "no memory server takes pages");
+        return;
     }
     if (!out->todo_pages) {
         memx_worker_ring(&r->store);
@@ -222,6 +233,10 @@ int memx_split_page(MemxRegion *r, uint64_t offset)
         if (!(r->out->main[g] & bit) && !memx_chunk_exclusive(chunk)) {
             zero = is_zero_unlocked(r, page);
         }
+        if (!r->out) { /* cancelled meanwhile */
+            g_mutex_unlock(&r->lock);
+            return 0;
+        }
         if (g == r->out->reading_group) {
             r->out->reading &= ~bit;
         }
@@ -229,6 +244,8 @@ int memx_split_page(MemxRegion *r, uint64_t offset)
             r->out->zero_pages++;
             memx_out_todo_locked(r, g, r->out->todo[g] & ~bit);
         } else if (zero || !to_stream_locked(r, page)) {
+            r->out->spilled_pages += !zero &&
+                memx_bit(r->out->hot, page >> r->table.chunk_shift);
             to_server_locked(r, page);
         } else {
             taken = 0;
@@ -282,19 +299,24 @@ void memx_split_wait(MemxRegion *r, unsigned timeout_ms)
 int memx_split_drain(MemxRegion *r, unsigned timeout_ms, GError **error)
 {
     int64_t end = g_get_monotonic_time() + timeout_ms * 1000ll;
-    bool idle;
+    bool drained;
 
     g_mutex_lock(&r->lock);
-    r->quiet = true;
-    memx_worker_ring(&r->store);
+    if (r->out && !r->out->ending) {
+        r->quiet = true;
+        r->out->drained = false;
+        memx_worker_ring(&r->store);
+    }
     r->n_waiting++;
-    while (!(idle = memx_out_idle_locked(r)) && !*r->out->failed &&
+    while (r->out && !r->out->ending && !r->out->drained &&
+           !*r->out->failed &&
            g_cond_wait_until(&r->changed, &r->lock, end)) {
         ;
     }
     r->n_waiting--;
+    drained = r->out && r->out->drained;
     g_mutex_unlock(&r->lock);
-    return !memx_split_check(r, error) ? -1 : idle;
+    return !memx_split_check(r, error) ? -1 : drained;
 }
 
 /* 1, 0: ask again, -1 */

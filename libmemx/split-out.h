@@ -37,6 +37,7 @@ typedef struct MemxPush {
     unsigned server;
     uint64_t group;
     uint64_t mask;
+    uint64_t fresh;             /* of these: the server had none before */
     uint8_t *base;              /* the pages, one behind the other */
     struct iovec iov;
     MemxCall call;
@@ -66,6 +67,8 @@ struct MemxSplitOut {
     bool begun_told, end_told;       /* BEGIN and END were written */
     uint32_t tell_from;              /* where to look for a changed chunk */
     bool ending;                     /* cancelled: ends when nothing flies */
+    bool beginning;                  /* memx_split_begin() is at it */
+    bool drained;                    /* the store thread's word for it */
     char failed[MEMX_WHY_BYTES];     /* why it can't go on; "" */
     uint64_t rate;                   /* bytes a second; 0: no limit */
     int64_t tokens;                  /* bytes that may go now */

@@ -138,6 +138,24 @@ static void settle_locked(MemxRegion *r, uint64_t g, uint64_t full,
     r->out->zero_pages += memx_mask_pages(zero);
 }
 
+/* Pages that the server refused are not there: else they would look like
+ * copies that can be given up for room, again and again. */
+static void refused_locked(MemxRegion *r, const MemxPush *push)
+{
+    uint64_t *stored = &r->table.stored[push->group];
+    uint64_t present = r->table.present[push->group];
+    uint64_t gone = push->fresh & *stored & present;
+
+    for (unsigned i = 0; i < MEMX_PUSHES; i++) {
+        const MemxPush *other = &r->out->push[push->server * MEMX_PUSHES + i];
+
+        if (other->busy && other->group == push->group) {
+            gone &= ~other->mask; /* that one may get there */
+        }
+    }
+    memx_set_group_locked(r, push->group, present, *stored & ~gone);
+}
+
 /* They didn't get there.  What went elsewhere meanwhile is not ours. */
 static void put_back_locked(MemxRegion *r, MemxPush *push)
 {
@@ -155,14 +173,16 @@ static bool push_next(MemxRegion *r, MemxServer *s, MemxPush *push,
     MemxOutServer *o = &r->out->server[s->index];
     uint64_t mask, full;
     unsigned n;
+    bool more;
 
     g_mutex_lock(&r->lock);
     push->group = next_group(r, o, &mask, blocked);
     r->out->reading_group = push->group;
     r->out->reading = mask;
+    more = !mask && !*blocked && o->todo_pages; /* it looked at TRIES */
     g_mutex_unlock(&r->lock);
     if (!mask) {
-        return false;
+        return more;
     }
     full = read_pages(r, push, mask);
     n = memx_mask_pages(full);
@@ -170,6 +190,7 @@ static bool push_next(MemxRegion *r, MemxServer *s, MemxPush *push,
     g_mutex_lock(&r->lock);
     memx_installing_end_locked(r, memx_chunk_of_group(&r->table,
                                                       push->group));
+    push->fresh = full & ~r->table.stored[push->group];
     settle_locked(r, push->group, full, mask & ~full);
     if (full) {
         push->mask = full;
@@ -215,6 +236,9 @@ void memx_out_answered(MemxRegion *r, MemxCall *call)
     out->answers++;
     if (call->status || call->reply.error) {
         put_back_locked(r, push);
+        if (full) {
+            refused_locked(r, push);
+        }
     } else {
         out->server[push->server].sent_pages += n;
     }
@@ -271,6 +295,20 @@ static bool can_push(MemxRegion *r, MemxServer *s)
     return yes;
 }
 
+bool memx_out_needs_room(MemxRegion *r)
+{
+    bool yes = false;
+
+    g_mutex_lock(&r->lock);
+    if (r->out && r->side == MEMX_SIDE_OWNER && r->out->todo_pages) {
+        for (unsigned i = 0; i < r->n_servers; i++) {
+            yes |= r->server[i].full;
+        }
+    }
+    g_mutex_unlock(&r->lock);
+    return yes;
+}
+
 /* The end of a split that was cancelled. */
 static bool ended(MemxRegion *r)
 {
@@ -278,12 +316,14 @@ static bool ended(MemxRegion *r)
     bool gone;
 
     g_mutex_lock(&r->lock);
-    if (r->out && r->out->ending && !r->out->pushed_pages) {
+    if (r->out && r->out->ending && !r->out->pushed_pages &&
+        !r->out->beginning) {
         out = r->out;
         r->out = NULL;
         memx_changed_locked(r);
-    } else if (r->out && memx_out_idle_locked(r)) {
-        memx_changed_locked(r); /* that is what a drain waits for */
+    } else if (r->out && r->quiet && memx_out_idle_locked(r)) {
+        r->out->drained = true; /* and nothing is evicted any more */
+        memx_changed_locked(r);
     }
     gone = !r->out;
     g_mutex_unlock(&r->lock);
@@ -293,7 +333,7 @@ static bool ended(MemxRegion *r)
 
 int memx_out_push(MemxRegion *r)
 {
-    bool blocked = false, slow = false;
+    bool blocked = false, slow = false, more = false;
     unsigned n;
 
     if (ended(r)) {
@@ -312,8 +352,10 @@ int memx_out_push(MemxRegion *r)
         if (!has_tokens(r)) {
             slow = true;
         } else {
-            push_next(r, &r->server[server], push, &blocked);
+            /* All zeros: nothing is in flight that would ring for the rest. */
+            more |= push_next(r, &r->server[server], push, &blocked) &&
+                    !push->busy;
         }
     }
-    return blocked || slow ? RETRY_MS : INT_MAX;
+    return more ? 0 : blocked || slow ? RETRY_MS : INT_MAX;
 }
