@@ -12,6 +12,7 @@
 #include "exec/ramblock.h"
 #include "migration/migration.h"
 #include "migration/migration-stats.h"
+#include "migration/options.h"
 #include "monitor/monitor.h"
 #include "qapi/error.h"
 #include "qapi/qapi-types-migration.h"
@@ -35,7 +36,10 @@ static struct {
     struct {
         uint64_t sent_bytes;    /* at rated_at */
         uint64_t rate;
+        uint64_t peak;          /* the highest rate so far */
     } servers[MEMX_SERVERS_MAX];
+    uint64_t stream_bytes;      /* sent by the main stream, at rated_at */
+    uint64_t stream_peak;
 
     int64_t migration;          /* whose they are: when it began */
     uint64_t sent_bytes;        /* atomic */
@@ -71,6 +75,8 @@ void memx_split_figures_start(void)
     memcpy(figures.session, memx_split.session, MEMX_SESSION_BYTES);
     memset(&figures.sums, 0, sizeof(figures.sums));
     memset(figures.servers, 0, sizeof(figures.servers));
+    figures.stream_bytes = migration_transferred_bytes();
+    figures.stream_peak = 0;
     figures.rated_at = figures.up_at = g_get_monotonic_time();
     qatomic_set(&figures.sent_bytes, 0);
     qatomic_set(&figures.pending_bytes, 0);
@@ -129,6 +135,7 @@ static void add_region(MemxSplitStats *sums, MemxRegion *region)
 static void rate_servers(int64_t now)
 {
     int64_t us = now - figures.rated_at;
+    uint64_t stream;
     unsigned i;
 
     if (us < G_USEC_PER_SEC) {
@@ -140,7 +147,14 @@ static void rate_servers(int64_t now)
         figures.servers[i].rate = (double)(sent -
             figures.servers[i].sent_bytes) * G_USEC_PER_SEC / us;
         figures.servers[i].sent_bytes = sent;
+        figures.servers[i].peak = MAX(figures.servers[i].peak,
+                                      figures.servers[i].rate);
     }
+    stream = migration_transferred_bytes() - figures.sums.sent_bytes;
+    figures.stream_peak = MAX(figures.stream_peak,
+                              (double)(stream - figures.stream_bytes) *
+                              G_USEC_PER_SEC / us);
+    figures.stream_bytes = stream;
     figures.rated_at = now;
 }
 
@@ -200,6 +214,31 @@ bool memx_split_figures_refresh(Error **errp)
     qatomic_set(&figures.pending_bytes, sums->pending_bytes);
     rate_servers(now);
     return check_servers(now, errp);
+}
+
+/* A part of what is left, as if it went over all links together. */
+static double weighed(uint64_t bytes, uint64_t peak, double total,
+                      unsigned links)
+{
+    return bytes * (peak ? CLAMP(total / peak, 1, links) : links);
+}
+
+uint64_t memx_split_pending_weighed(uint64_t stream)
+{
+    MigrationState *s = migrate_get_current();
+    double total = (double)s->threshold_size * 1000 /
+                   MAX(migrate_downtime_limit(), 1);
+    unsigned links, i;
+    double most;
+
+    QEMU_LOCK_GUARD(&figures.lock);
+    links = figures.sums.n_servers + 1;
+    most = weighed(stream, figures.stream_peak, total, links);
+    for (i = 0; i < figures.sums.n_servers; i++) {
+        most = MAX(most, weighed(figures.sums.servers[i].pending_bytes,
+                                 figures.servers[i].peak, total, links));
+    }
+    return MAX(most, stream + figures.sums.pending_bytes) - stream;
 }
 
 void memx_split_figures_end(void)

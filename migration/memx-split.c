@@ -301,6 +301,7 @@ static bool begin_blocks(Error **errp)
         g_autoptr(GError) gerr = NULL;
         MemxSplitOptions options = {
             .main_bytes = block->main_bytes,
+            .sparse = block->rb->fd < 0 && !qemu_ram_is_shared(block->rb),
             .max_bytes_per_s = migrate_max_bandwidth(),
             .taken = pages_taken,
             .opaque = block,

@@ -24,6 +24,7 @@
 #include "migration/migration.h"
 #include "migration/migration-stats.h"
 #include "migration/qemu-file.h"
+#include "migration/ram.h"
 #include "migration/register.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
@@ -134,7 +135,8 @@ static void state_pending(void *opaque, uint64_t *must_precopy,
 {
     if (memx_split_active) {
         memx_split_refresh();
-        *must_precopy += memx_split_pending_bytes();
+        *must_precopy += memx_split_pending_weighed(
+            ram_bytes_remaining() - memx_split_pending_bytes());
     }
 }
 
