@@ -14,6 +14,7 @@ import traceback
 from .cgroup import MemoryCgroup
 from .memserver import Memserver
 from .proxy import Proxy
+from .swap import add_swap_file
 from .vm import Vm
 from .wait import Failure, Skip
 
@@ -63,6 +64,9 @@ class Test:
         self._cleanups.append((function, args))
 
     def close(self):
+        """Once is enough, twice does no harm."""
+        if self._log.closed:
+            return
         while self._cleanups:
             function, args = self._cleanups.pop()
             try:
@@ -79,6 +83,12 @@ class Test:
             for where, _, files in os.walk(self.log_dir):
                 for name in [where] + [os.path.join(where, f) for f in files]:
                     os.chown(name, int(uid), int(gid))
+
+    def inner(self, name):
+        """A test within this one, with logs below its own; to be closed."""
+        test = Test(os.path.join(self.name, name), self._verbose)
+        self.cleanup(test.close)
+        return test
 
     # --- programs and files
 
@@ -121,6 +131,9 @@ class Test:
         cgroup = MemoryCgroup(f"memx-test-{os.getpid()}", limit_bytes, swap)
         self.cleanup(cgroup.remove)
         return cgroup
+
+    def swap_file(self, mib):
+        add_swap_file(self, mib)
 
     def disk(self, size="64M", name="disk", aio="threads"):
         """An empty raw image; returns -drive and -device arguments."""

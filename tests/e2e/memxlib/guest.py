@@ -5,6 +5,7 @@
 import re
 import socket
 import threading
+import time
 
 from .wait import Failure, wait_until
 
@@ -16,6 +17,7 @@ class Job:
         self._guest = guest
         self.command = command
         self.lines = []
+        self.times = []  # when each line came, of time.monotonic()
         self.status = None
 
     @property
@@ -84,14 +86,10 @@ class Load:
         return self.job.wait(seconds)
 
 
-class Guest:
-    def __init__(self, path, log, alive=lambda: True):
-        self._log = log
-        self._alive = alive
-        self._changed = threading.Condition()
-        self._jobs = {0: Job(self, "boot")}
-        self._closed = False
+class Connection:
+    """One QEMU's side of the serial port."""
 
+    def __init__(self, path, alive):
         def connect():
             if not alive():
                 raise Failure("QEMU ended before the guest started")
@@ -102,21 +100,80 @@ class Guest:
             except OSError:
                 sock.close()
                 return None
-        self._socket = wait_until("QEMU opens the guest's serial port",
-                                  connect, 20, 0.05)
-        threading.Thread(target=self._read, daemon=True).start()
+        self.socket = wait_until("QEMU opens the guest's serial port",
+                                 connect, 20, 0.05)
+        self.ended = threading.Event()
 
-    def _read(self):
+    def received(self):
+        """Blocks; b"" at the end."""
         try:
-            for line in self._socket.makefile("rb"):
-                text = line.decode(errors="replace").rstrip("\r\n")
-                self._log(f"guest < {text}")
-                self._take(text)
+            return self.socket.recv(1 << 16)
+        except OSError:
+            return b""
+
+    def shut_down(self):
+        """What has arrived can still be read."""
+        try:
+            self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+
+
+class Guest:
+    """A guest, wherever it runs: with follow() its jobs go on when it has
+    migrated."""
+
+    def __init__(self, path, log, alive=lambda: True):
+        self._log = log
+        self._changed = threading.Condition()
+        self._jobs = {0: Job(self, "boot")}
+        self._connections = []
+        self._tail = b""
+        self._current = None
+        self.follow(path, alive)
+
+    def follow(self, path, alive=lambda: True):
+        """Listens to another QEMU, too: the one that the guest speaks
+        through last is where it is."""
+        connection = Connection(path, alive)
         with self._changed:
-            self._closed = True
+            self._connections.append(connection)
+            self._current = self._current or connection
+        threading.Thread(target=self._read, args=(connection,),
+                         daemon=True).start()
+        return self
+
+    def _read(self, connection):
+        while data := connection.received():
+            if connection is not self._current:
+                self._moved_to(connection)
+            *lines, self._tail = (self._tail + data).split(b"\n")
+            for line in lines:
+                text = line.decode(errors="replace").rstrip("\r")
+                self._log(f"guest < {text}")
+                self._take(text)
+        connection.ended.set()
+        with self._changed:
             self._changed.notify_all()
+
+    def _moved_to(self, connection):
+        """The line that one QEMU began, the other one ends."""
+        before = self._current
+        before.shut_down()
+        before.ended.wait(10)
+        with self._changed:
+            self._current = connection
+
+    def _living(self):
+        """The current one, or where the guest will be found."""
+        living = [c for c in self._connections if not c.ended.is_set()]
+        if self._current in living or not living:
+            return self._current
+        return living[-1]
+
+    @property
+    def _closed(self):
+        return all(c.ended.is_set() for c in self._connections)
 
     def _take(self, text):
         match = re.match(r"(\d+)(?:=(\d+)$| (.*))", text)
@@ -126,6 +183,7 @@ class Guest:
                 if match.group(2):
                     job.status = int(match.group(2))
                 else:
+                    job.times.append(time.monotonic())
                     job.lines.append(match.group(3))
             self._changed.notify_all()
 
@@ -160,7 +218,7 @@ class Guest:
             number = max(self._jobs) + 1
             job = self._jobs[number] = Job(self, command)
         self._log(f"guest > {number} {command}")
-        self._socket.sendall(f"{number} {command}\n".encode())
+        self._living().socket.sendall(f"{number} {command}\n".encode())
         return job
 
     def run(self, command, seconds=60):
@@ -175,8 +233,6 @@ class Guest:
         return True
 
     def close(self):
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self._socket.close()
+        for connection in self._connections:
+            connection.shut_down()
+            connection.socket.close()

@@ -79,13 +79,15 @@ class DescriptorStore:
 
 class Memserver:
     def __init__(self, test, name, capacity="1G", key_file=None, store=False,
-                 options=()):
+                 options=(), host="127.0.0.1", before_exec=None):
+        """before_exec: enters the network namespace where host is."""
         self.test = test
         self.name = name
         self.capacity = capacity
         self.key_file = key_file
         self.options = list(options)
-        self.address = f"127.0.0.1:{free_port()}"
+        self.before_exec = before_exec
+        self.address = f"{host}:{free_port()}"
         self.control = os.path.join(test.socket_dir, f"{name}.sock")
         self.store = None
         if store:
@@ -116,7 +118,7 @@ class Memserver:
                     [fd for _, fd in stored], argv)
         child = Child(self.name, argv,
                       self.test.log_path(f"{self.name}.log"), env=env,
-                      pass_fds=fds)
+                      pass_fds=fds, before_exec=self.before_exec)
         self.test.cleanup(child.end)
         return child
 

@@ -153,6 +153,9 @@ class Proxy:
                 sink.sendall(message)
         except (OSError, EOFError):
             pass
+        self._forget(pair)
+
+    def _forget(self, pair):
         with self._lock:
             self._connections.discard(pair)
         for sock in pair:
@@ -175,3 +178,18 @@ class Proxy:
             struct.pack_into("<Q", message, ID_AT, (1 << 63) | way)
         else:
             message[0] ^= 0xff
+
+
+class Relay(Proxy):
+    """For connections that do not speak our protocol: they can be stalled,
+    cut and refused."""
+
+    def _pump(self, source, sink, direction, pair):
+        del direction
+        try:
+            while data := source.recv(1 << 16):
+                self._open.wait()
+                sink.sendall(data)
+        except OSError:
+            pass
+        self._forget(pair)

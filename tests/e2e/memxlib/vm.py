@@ -3,6 +3,7 @@
 
 import os
 import re
+import subprocess
 
 from .guest import Guest
 from .process import Child
@@ -13,6 +14,7 @@ from .wait import check, wait_until
 # one worst: without them the guest's kernel and libc copy in other ways.
 TCG_CPU = "max,-erms,-fsrm"
 
+TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), "../../.."))
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 KERNEL_ARGS = ("console=ttyS0 quiet panic=-1 no_timer_check mitigations=off "
                "nowatchdog memhp_default_state=online")
@@ -35,14 +37,25 @@ def memx_object(name, size, local, servers, **options):
     return ",".join(words)
 
 
+def best_accel():
+    """KVM, if it does not only exist but runs guests; and why if not."""
+    done = subprocess.run([os.path.join(TOP, "scripts/kvm-works")],
+                          capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return "kvm", "KVM"
+    return "tcg,thread=multi,tb-size=64", f"TCG ({done.stderr.strip()})"
+
+
 class Vm:
     """local=None: ordinary memory.  memx: further options of the backend,
-    with underscores for hyphens.  memory: arguments instead of all that."""
+    with underscores for hyphens.  memory: arguments instead of all that.
+    source: the VM that is going to migrate here, whose guest this is then.
+    """
 
     def __init__(self, test, size="512M", local=None, servers=(), memx=None,
                  memory=None, cpus=2, accel="tcg,thread=multi", extra=(),
                  balloon=None, kernel_args="", name="vm", wait_boot=True,
-                 before_exec=None):
+                 before_exec=None, source=None, initrd="initramfs"):
         self.test = test
         self.name = name
         self.closed = False
@@ -59,7 +72,7 @@ class Vm:
                 "-cpu", "host" if accel == "kvm" else TCG_CPU,
                 "-nodefaults", "-display", "none", "-no-reboot",
                 "-kernel", test.guest_file("vmlinuz"),
-                "-initrd", test.guest_file("initramfs"),
+                "-initrd", test.guest_file(initrd),
                 "-append", f"{KERNEL_ARGS} {kernel_args}",
                 "-chardev", "file,id=console,path="
                 + test.log_path(f"{name}-console.log"),
@@ -71,13 +84,19 @@ class Vm:
                 *memory, *extra]
         if balloon is not None:
             argv += ["-device", f"virtio-balloon-pci{balloon}"]
+        if source:
+            argv += ["-incoming", "defer"]
         self.process = Child(name, argv, test.log_path(f"{name}.log"),
                              before_exec=before_exec)
         test.cleanup(self.end)
         self.qmp = Qmp(qmp_path, test.log, lambda: self.process.running)
         test.cleanup(self.qmp.close)
-        self.guest = Guest(guest_path, test.log,
-                           lambda: self.process.running)
+        def alive():
+            return self.process.running
+        if source:
+            self.guest = source.guest.follow(guest_path, alive)
+            return
+        self.guest = Guest(guest_path, test.log, alive)
         test.cleanup(self.guest.close)
         if wait_boot:
             self.guest.wait_boot()
