@@ -2,7 +2,8 @@
 """The demo itself; run it through scripts/demo, which builds first.
 
 The same work is done by the same guest four times: GNU sort of a generated
-data set, whose checksum the host computes for itself.
+data set, whose checksum the host computes for itself.  Then it migrates to a
+smaller host while it does it once more.
 """
 
 import ctypes
@@ -13,10 +14,12 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)),
-                                "../tests/e2e"))
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "../tests/e2e")]
 # pylint: disable=wrong-import-position
+from demosplit import demo_split  # noqa: E402
 from memxlib import e2e  # noqa: E402
+from memxlib.vm import best_accel  # noqa: E402
 from memxlib.wait import Failure, Skip, check  # noqa: E402
 
 MIB = 1 << 20
@@ -24,6 +27,7 @@ GUEST_MIB = 1024
 LOCAL_MIB = GUEST_MIB // 4
 DATA_MIB = 224
 LINE_LENGTH = 1023
+WRITE_DATA = f"gendata {DATA_MIB * MIB} {LINE_LENGTH} > /tmp/data"
 # Through files, since a pipe would mean a wake-up for every page.
 SORT = ("gnu-sort -S 60% -o /tmp/sorted /tmp/data && "
         "gnu-b2sum /tmp/sorted | cut -d ' ' -f 1")
@@ -37,15 +41,6 @@ def host_checksum(t):
     done = subprocess.run(["bash", "-c", command], capture_output=True,
                           text=True, check=True)
     return done.stdout.split()[0]
-
-
-def best_accel():
-    """KVM, if it does not only exist but runs guests; and why if not."""
-    done = subprocess.run([os.path.join(e2e.TOP, "scripts/kvm-works")],
-                          capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return "kvm", "KVM"
-    return "tcg,thread=multi,tb-size=64", f"TCG ({done.stderr.strip()})"
 
 
 def no_huge_pages():
@@ -134,8 +129,7 @@ class Run:
         self.resident = Resident(self._vm.process.pid)
         self._faults = (time.monotonic(), 0)
         self._has_memx = bool(options.get("local"))
-        self._watch(f"gendata {DATA_MIB * MIB} {LINE_LENGTH} > /tmp/data",
-                    "writes its data")
+        self._watch(WRITE_DATA, "writes its data")
         self.seconds, output = self._watch(SORT, "sorts")
         check(output == expected, f"{label}: the checksum is {output}, it "
                                   f"should be {expected}")
@@ -174,31 +168,10 @@ class Run:
         return memx_line(backend, (count - old_count) / (now - before))
 
 
-def add_swap_file(t, mib):
-    """A swap file of our own, preferred to all other swap."""
-    path = os.path.join(t.log_dir, "swap")
-    with open(path, "wb") as file:
-        os.chmod(path, 0o600)
-        t.cleanup(os.unlink, path)
-        try:
-            os.posix_fallocate(file.fileno(), 0, mib * MIB)
-        except OSError as error:
-            raise Skip(f"no swap file in {t.log_dir}: {error}") from error
-    for command in (["mkswap", path], ["swapon", "-p", "32767", path]):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True,
-                                  check=False)
-        except FileNotFoundError as missing:
-            raise Skip(f"{command[0]} is missing") from missing
-        if done.returncode != 0:
-            raise Skip(f"{' '.join(command[:-1])}: {done.stderr.strip()}")
-    t.cleanup(subprocess.run, ["swapoff", path])
-
-
 def run_with_swap(t, expected, accel, overhead_bytes):
     """The kernel pages: a memory cgroup as large as what memx holds locally
     plus what QEMU needs for itself, and a swap file."""
-    add_swap_file(t, GUEST_MIB)
+    t.swap_file(GUEST_MIB)
     cgroup = t.memory_cgroup(LOCAL_MIB * MIB + overhead_bytes, swap=True)
     return Run(t, "kernel swap to a file", expected, is_small=True,
                accel=accel, before_exec=cgroup.enter)
@@ -275,6 +248,7 @@ def demo(t):
         skipped.append(("kernel swap to a file", reason))
     table(runs, skipped)
     tell_memx(memx)
+    demo_split(t, GUEST_MIB, accel, WRITE_DATA, SORT, expected, Progress())
     try_next(t)
 
 
