@@ -55,6 +55,7 @@ static bool G_GNUC_PRINTF(2, 3) refuse(GError **error, const char *format,
 
 MemxArrival *memx_arrival_new(const MemxOptions *o, GError **error)
 {
+    MemxOptions least = *o;
     MemxArrival *a;
 
     if (!o->base || o->servers) {
@@ -62,7 +63,8 @@ MemxArrival *memx_arrival_new(const MemxOptions *o, GError **error)
                "with the migration");
         return NULL;
     }
-    if (!memx_check_options(o, error)) {
+    least.chunk_bytes = MEMX_GROUP_BYTES; /* the source's comes later */
+    if (!memx_check_options(&least, error)) {
         return NULL;
     }
     a = g_new0(MemxArrival, 1);

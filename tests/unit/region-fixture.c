@@ -16,6 +16,7 @@ MemxRegion *region_fixture_try(const RegionFixture *f, GError **error)
     for (unsigned i = 0; i < f->n_servers; i++) {
         address[i] = server_process_address(f->servers[i]);
     }
+    o.base = f->base;
     o.size_bytes = f->size;
     o.local_bytes = f->local;
     o.chunk_bytes = f->chunk ?: 256 * 1024;

@@ -15,6 +15,7 @@
 
 /* Zero fields: a chunk of 256 KiB, copies kept by auto, 30 s. */
 typedef struct RegionFixture {
+    void *base;             /* or NULL: the region maps its own */
     uint64_t size, local, chunk;
     MemxKeepCopies keep_copies;
     unsigned server_timeout_ms;
