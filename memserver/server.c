@@ -376,14 +376,17 @@ static void sample_rates_locked(MsServer *server, int64_t now_us)
     server->last_us = now_us;
 }
 
-/* A space orphaned for longer than the administrator allows, or NULL. */
-static MsSpace *find_expired_locked(MsServer *server)
+/* A space orphaned for longer than the administrator allows, or NULL.  While
+ * there was no server nobody could come for it. */
+static MsSpace *find_expired_locked(MsServer *server, int64_t now_us)
 {
     int64_t now_s = g_get_real_time() / G_USEC_PER_SEC;
+    int64_t up_s = (now_us - server->started_us) / G_USEC_PER_SEC;
     GHashTableIter iter;
     gpointer value;
 
-    if (!server->store || !server->orphan_timeout_s) {
+    if (!server->store || !server->orphan_timeout_s ||
+        up_s < server->orphan_timeout_s) {
         return NULL;
     }
     g_hash_table_iter_init(&iter, server->store->spaces);
@@ -409,7 +412,7 @@ void ms_server_tick(MsServer *server)
     g_mutex_lock(&server->lock);
     end_idle_locked(server, now_us);
     sample_rates_locked(server, now_us);
-    while ((space = find_expired_locked(server))) {
+    while ((space = find_expired_locked(server, now_us))) {
         ms_log_warn("space of VM '%s' (region '%s', %" G_GUINT64_FORMAT
                     " pages) dropped: orphaned for more than %"
                     G_GINT64_FORMAT " s (--orphan-timeout)",

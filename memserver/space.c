@@ -474,6 +474,12 @@ static bool recover(MsSpace *space, MsUsed *used, GError **error)
                     space->slot, space->record->vm_name);
         return false;
     }
+    /* Its clients went when the server did, without a word if it was killed.
+     */
+    if (!atomic_load(&space->record->orphaned_s)) {
+        atomic_store(&space->record->orphaned_s,
+                     g_get_real_time() / G_USEC_PER_SEC);
+    }
     return true;
 }
 

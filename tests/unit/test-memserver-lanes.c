@@ -311,27 +311,36 @@ static void test_orphan_is_kept(Fixture *f, gconstpointer data)
     g_assert_cmpuint(generation, ==, 5);
 }
 
+/* Those whose client left, and those who had one when the server died. */
 static void test_orphan_timeout(void)
 {
     static const char *const options[] = { "--orphan-timeout", "1", NULL };
     ServerProcess *server = server_process_new_with("64M", options);
-    Client *gone = client_new(server_process_address(server), NULL);
-    Client *here = client_new(server_process_address(server), NULL);
-    int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
 
-    g_assert_cmpint(client_create(gone, PAGES, PAGES), ==, 0);
-    g_assert_cmpint(client_create(here, PAGES, PAGES), ==, 0);
-    client_store(gone, 1, ALL_PAGES, 5);
-    client_cut_all(gone);
-    do {
-        g_assert_cmpint(client_ping(here, MEMX_LANE_ORDERED), ==, 0);
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(10000);
-    } while (here->reply.free_pages != 16384 - PAGES);
-    g_assert_cmpint(client_attach(gone, MEMX_LANE_ORDERED), ==,
-                    MEMX_ERR_NO_SPACE);
-    client_free(gone);
-    client_free(here);
+    for (int killed = 0; killed < 2; killed++) {
+        Client *gone = client_new(server_process_address(server), NULL);
+        Client *here = client_new(server_process_address(server), NULL);
+        int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+
+        g_assert_cmpint(client_create(gone, PAGES, PAGES), ==, 0);
+        client_store(gone, 1, ALL_PAGES, 5);
+        if (killed) {
+            server_process_kill(server);
+            server_process_restart(server, true);
+        }
+        client_cut_all(gone);
+        g_assert_cmpint(client_create(here, PAGES, PAGES), ==, 0);
+        do {
+            g_assert_cmpint(client_ping(here, MEMX_LANE_ORDERED), ==, 0);
+            g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+            g_usleep(10000);
+        } while (here->reply.free_pages != 16384 - PAGES);
+        g_assert_cmpint(client_attach(gone, MEMX_LANE_ORDERED), ==,
+                        MEMX_ERR_NO_SPACE);
+        g_assert_cmpint(client_close(here), ==, 0);
+        client_free(gone);
+        client_free(here);
+    }
     server_process_free(server);
 }
 
