@@ -65,7 +65,7 @@ static void print_server(JsonObject *s)
 static void print_clients(JsonObject *space, const char *side)
 {
     JsonArray *clients = json_object_get_array_member(space, "clients");
-    const char *before = NULL;
+    g_autofree char *before = NULL;
 
     for (unsigned i = 0; i < json_array_get_length(clients); i++) {
         JsonObject *client = json_array_get_object_element(clients, i);
@@ -79,10 +79,11 @@ static void print_clients(JsonObject *space, const char *side)
             continue;
         }
         /* Three lanes of one host, mostly. */
-        if (!before || !g_str_has_prefix(before, host)) {
+        if (g_strcmp0(before, host)) {
             printf("%s%s", before ? ", " : "", host);
         }
-        before = address;
+        g_free(before);
+        before = g_steal_pointer(&host);
     }
     printf("%s", before ? "" : "not connected");
 }
