@@ -32,6 +32,16 @@ Client *client_new_rival(const Client *client)
     return rival;
 }
 
+Client *client_new_heir(const Client *owner, const uint8_t *session)
+{
+    Client *heir = client_new_rival(owner);
+
+    heir->inherits = true;
+    heir->open.epoch = owner->open.epoch + 1;
+    memcpy(heir->open.session, session, MEMX_ID_BYTES);
+    return heir;
+}
+
 void client_free(Client *client)
 {
     client_cut_all(client);
@@ -50,6 +60,15 @@ void client_cut_all(Client *client)
     for (int lane = 0; lane <= MEMX_LANE_FETCH; lane++) {
         client_cut(client, lane);
     }
+    memx_channel_close(client->abandoned);
+    client->abandoned = NULL;
+}
+
+static void abandon(Client *client, MemxLane lane)
+{
+    memx_channel_close(client->abandoned);
+    client->abandoned = client->lanes[lane];
+    client->lanes[lane] = NULL;
 }
 
 static int open_lane(Client *client, MemxLane lane, uint32_t flags)
@@ -108,18 +127,60 @@ void client_reattach(Client *client)
     }
 }
 
-static int call(Client *client, MemxLane lane, MemxCall *call)
+int client_open(Client *client, MemxLane lane)
 {
+    int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+    int ret;
+
+    while ((ret = open_lane(client, lane, client->inherits ?
+                            MEMX_OPEN_HEIR : 0)) < 0 ||
+           ret == MEMX_ERR_SHUTDOWN) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+    return ret;
+}
+
+static int call_once(Client *client, MemxLane lane, const MemxCall *call)
+{
+    MemxCall attempt = *call;
     int ret;
 
     g_assert_nonnull(client->lanes[lane]);
-    ret = memx_channel_call(client->lanes[lane], call, CLIENT_TIMEOUT_MS, -1);
+    if (client->loses) {
+        client->loses = false;
+        memx_channel_submit(client->lanes[lane], &attempt);
+        if (client->abandons) {
+            abandon(client, lane);
+        }
+        client_cut(client, lane);
+        return -ECONNABORTED;
+    }
+    ret = memx_channel_call(client->lanes[lane], &attempt, CLIENT_TIMEOUT_MS,
+                            -1);
     g_assert_cmpint(ret, !=, -ETIMEDOUT);
     if (ret < 0) {
         return ret;
     }
-    client->reply = call->reply;
-    return call->reply.error;
+    client->reply = attempt.reply;
+    return attempt.reply.error;
+}
+
+static int call(Client *client, MemxLane lane, const MemxCall *call)
+{
+    int ret;
+
+    while (client->persists) {
+        ret = client->lanes[lane] ? 0 : client_open(client, lane);
+        if (ret == 0) {
+            ret = call_once(client, lane, call);
+        }
+        if (ret >= 0) {
+            return ret;
+        }
+        client_cut(client, lane);
+    }
+    return call_once(client, lane, call);
 }
 
 static int call_mask(Client *client, MemxLane lane, MemxOpcode opcode,

@@ -19,12 +19,23 @@ typedef struct Client {
     MemxChannel *lanes[MEMX_LANE_FETCH + 1];
     MemxPeerInfo info;      /* of the last connection made */
     MemxReply reply;        /* the last one */
+    bool inherits;          /* connects again as an heir */
+    bool persists;          /* when a lane isn't there or is lost in a call it
+                               is opened (again) and the request repeated, as
+                               a real client does; so no call returns -errno,
+                               but maybe why OPEN was refused */
+    bool loses;             /* sends the next request, and loses the
+                               connection before the reply... */
+    bool abandons;          /* ...which stays open at the server's side */
+    MemxChannel *abandoned;
 } Client;
 
 /* With random ids and secret; @key may be NULL. */
 Client *client_new(const char *address, GBytes *key);
 /* Another client that knows the same space, its secret included. */
 Client *client_new_rival(const Client *client);
+/* The same, to be offered to by @owner under @session. */
+Client *client_new_heir(const Client *owner, const uint8_t *session);
 void client_free(Client *client);
 
 /* Opens a lane, by creating the space or attaching to it. */
@@ -33,6 +44,9 @@ int client_create(Client *client, uint64_t size_pages,
 int client_attach(Client *client, MemxLane lane);
 /* As the heir of open.session, with open.epoch. */
 int client_inherit(Client *client, MemxLane lane);
+/* One or the other, as client->inherits says; repeated until there is an
+ * answer. */
+int client_open(Client *client, MemxLane lane);
 /* Attaches all three; repeats it until it works or 30 s have passed. */
 void client_reattach(Client *client);
 void client_cut(Client *client, MemxLane lane);
