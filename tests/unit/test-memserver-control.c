@@ -148,19 +148,27 @@ static void test_status_tells_no_secret(Fixture *f, gconstpointer data)
     g_assert_null(strstr(out, secret->str));
 }
 
-static void wait_for_orphan(Fixture *f)
+/* Until the server has noticed. */
+static void wait_for_state(Fixture *f, const char *state, unsigned clients)
 {
     int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
 
     for (;;) {
         g_autoptr(JsonNode) node = status_json(f);
+        JsonObject *space = only_space(node);
 
-        if (!strcmp(json_object_get_string_member(only_space(node), "state"),
-                    "orphaned")) {
+        if (!strcmp(json_object_get_string_member(space, "state"), state) &&
+            json_array_get_length(json_object_get_array_member(
+                space, "clients")) == clients) {
             return;
         }
         g_assert_cmpint(g_get_monotonic_time(), <, deadline);
     }
+}
+
+static void wait_for_orphan(Fixture *f)
+{
+    wait_for_state(f, "orphaned", 0);
 }
 
 static void test_status_for_people(Fixture *f, gconstpointer data)
@@ -203,6 +211,78 @@ static void test_drop_owned(Fixture *f, gconstpointer data)
     g_assert_cmpint(client_ping(f->client, MEMX_LANE_FAULT), <, 0);
     g_assert_cmpint(client_attach(f->client, MEMX_LANE_ORDERED), ==,
                     MEMX_ERR_NO_SPACE);
+}
+
+/* The offer, as programs are told of it, and what people see. */
+static void check_offer(Fixture *f, bool owner, bool heir, bool resigned,
+                        const char *says)
+{
+    g_autoptr(JsonNode) node = status_json(f);
+    JsonObject *offer = json_object_get_object_member(only_space(node),
+                                                      "offer");
+    g_autofree char *text = NULL;
+
+    g_assert_cmpstr(json_object_get_string_member(offer, "session"), ==,
+                    "5e550000000000000000000000000000");
+    g_assert_cmpint(json_object_get_boolean_member(offer, "owner_connected"),
+                    ==, owner);
+    g_assert_cmpint(json_object_get_boolean_member(offer, "heir_connected"),
+                    ==, heir);
+    g_assert_cmpint(json_object_get_boolean_member(offer, "owner_resigned"),
+                    ==, resigned);
+    g_assert_cmpint(memxctl(f, "status", NULL, NULL, &text, NULL), ==, 0);
+    g_assert_nonnull(strstr(text, says));
+    g_assert_nonnull(strstr(text, "; session 5e550000\n"));
+    g_assert_true(!strstr(text, "ORPHANED") == (owner || heir));
+}
+
+static void test_handover(Fixture *f, gconstpointer data)
+{
+    static const uint8_t session[MEMX_ID_BYTES] = { 0x5e, 0x55 };
+    Client *heir = client_new_heir(f->client, session);
+    g_autofree char *err = NULL, *text = NULL;
+
+    g_assert_cmpint(client_offer(f->client, session, heir), ==, 0);
+    wait_for_state(f, "offered", 2);
+    check_offer(f, true, false, false, "destination, not connected;");
+    g_assert_cmpint(client_inherit(heir, MEMX_LANE_FETCH), ==, 0);
+    wait_for_state(f, "incoming", 3);
+    check_offer(f, true, true, false, "destination, 127.0.0.1;");
+    g_assert_cmpint(client_decide(f->client, MEMX_OP_RESIGN, session), ==, 0);
+    client_cut_all(f->client);
+    /* Nobody's only when both are gone. */
+    wait_for_state(f, "incoming", 1);
+    check_offer(f, false, true, true,
+                "destination, 127.0.0.1, the source has left;");
+    client_cut_all(heir);
+    wait_for_orphan(f);
+    check_offer(f, false, false, true, "ORPHANED");
+    /* Either may still come for it. */
+    g_assert_cmpint(memxctl(f, "drop", f->hex, NULL, NULL, &err), ==, 1);
+    g_assert_nonnull(strstr(err, "migrated"));
+    g_assert_nonnull(strstr(err, "--force"));
+    g_assert_cmpint(client_inherit(heir, MEMX_LANE_ORDERED), ==, 0);
+    g_assert_cmpint(client_decide(heir, MEMX_OP_COMMIT, session), ==, 0);
+    wait_for_state(f, "owned", 1);
+    g_assert_cmpint(memxctl(f, "status", NULL, NULL, &text, NULL), ==, 0);
+    g_assert_null(strstr(text, "offered"));
+    client_free(heir);
+}
+
+/* Also one that was offered when its server was killed. */
+static void test_drop_offered(Fixture *f, gconstpointer data)
+{
+    static const uint8_t session[MEMX_ID_BYTES] = { 0x5e, 0x55 };
+    Client *heir = client_new_heir(f->client, session);
+
+    g_assert_cmpint(client_offer(f->client, session, heir), ==, 0);
+    server_process_kill(f->server);
+    server_process_restart(f->server, true);
+    check_offer(f, false, false, false, "ORPHANED");
+    g_assert_cmpint(memxctl(f, "drop", f->hex, "--force", NULL, NULL), ==, 0);
+    g_assert_cmpint(client_inherit(heir, MEMX_LANE_ORDERED), ==,
+                    MEMX_ERR_NO_SPACE);
+    client_free(heir);
 }
 
 static void test_socket_is_private(Fixture *f, gconstpointer data)
@@ -333,6 +413,8 @@ int main(int argc, char **argv)
     ADD("status-for-people", test_status_for_people);
     ADD("drop-orphan", test_drop_orphan);
     ADD("drop-owned", test_drop_owned);
+    ADD("handover", test_handover);
+    ADD("drop-offered", test_drop_offered);
     ADD("socket-is-private", test_socket_is_private);
     ADD("doctor", test_doctor);
     g_test_add_func("/memserver/control/usage", test_usage);

@@ -230,7 +230,8 @@ static void check_tables(Fixture *f)
     g_assert_cmpuint(st.st_blocks * 512ull, ==, pages * MEMX_PAGE_BYTES);
 }
 
-static void kill_at_random(Fixture *f, GRand *rand)
+/* Has @work done by a process that is killed. */
+static void kill_at_random(Fixture *f, GRand *rand, void (*work)(Fixture *f))
 {
     uint64_t target = atomic_load(&f->progress->operations) +
                       g_rand_int_range(rand, 1, 40);
@@ -239,7 +240,7 @@ static void kill_at_random(Fixture *f, GRand *rand)
     int status;
 
     if (pid == 0) {
-        write_like_mad(f);
+        work(f);
     }
     g_assert_cmpint(pid, >, 0);
     while (atomic_load(&f->progress->operations) < target) {
@@ -255,11 +256,18 @@ static void kill_at_random(Fixture *f, GRand *rand)
     g_assert_true(WIFSIGNALED(status));
 }
 
+static Progress *progress_new(void)
+{
+    void *progress = mmap(NULL, sizeof(Progress), PROT_READ | PROT_WRITE,
+                          MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    g_assert_true(progress != MAP_FAILED);
+    return progress;
+}
+
 static void test_killed(void)
 {
-    Fixture f = { .progress = mmap(NULL, sizeof(Progress),
-                                   PROT_READ | PROT_WRITE,
-                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0) };
+    Fixture f = { .progress = progress_new() };
     unsigned in_commit = 0, half_dropped = 0;
     GRand *rand = g_rand_new_with_seed(g_test_rand_int());
     MsBacking backing;
@@ -271,7 +279,7 @@ static void test_killed(void)
     }
     for (int round = 0; round < ROUNDS; round++) {
         ms_store_free(f.store, f.fds);
-        kill_at_random(&f, rand);
+        kill_at_random(&f, rand, write_like_mad);
         g_assert_true(ms_backing_adopt(&backing, f.fds, NULL));
         for (unsigned s = 0; s < N_SPACES; s++) {
             in_commit += ms_backing_record(&backing, s)->redo.valid;
@@ -293,6 +301,64 @@ static void test_killed(void)
     g_test_message("%d kills, %u within a commit, %u with the third space "
                    "there, %lu operations", ROUNDS, in_commit, half_dropped,
                    (unsigned long)f.progress->operations);
+    g_rand_free(rand);
+    ms_store_free(f.store, NULL);
+    munmap(f.progress, sizeof(Progress));
+}
+
+/* An owner with an offer, all of it telling its generation. */
+static void make_owner(MsOwner *owner, uint64_t generation)
+{
+    memset(owner, generation, sizeof(*owner));
+    owner->epoch = generation;
+    owner->offer_state = generation % MS_N_OFFER_STATES;
+}
+
+static void G_GNUC_NORETURN hand_over_like_mad(Fixture *f)
+{
+    MsSpace *space;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    adopt(f);
+    space = ms_store_find(f->store, (uint8_t[16]) { 1 });
+    for (;;) {
+        MsOwner owner;
+
+        make_owner(&owner, ++f->generation);
+        atomic_store(&f->progress->begun[0][0], f->generation);
+        ms_space_set_owner(space, &owner);
+        atomic_store(&f->progress->acknowledged[0][0], f->generation);
+        atomic_fetch_add(&f->progress->operations, 1);
+    }
+}
+
+/* Who has a space, and to whom it is offered, changes as a whole. */
+static void test_owner(void)
+{
+    Fixture f = { .progress = progress_new() };
+    GRand *rand = g_rand_new_with_seed(g_test_rand_int());
+    MsBacking backing;
+    MsOwner expected;
+    MsSpace *space;
+
+    g_assert_true(ms_backing_create(&backing, NULL));
+    f.store = ms_store_new(&backing, CAPACITY, NULL);
+    space = create(f.store, 1);
+    for (int round = 0; round < ROUNDS / 2; round++) {
+        uint64_t done;
+
+        ms_store_free(f.store, f.fds);
+        kill_at_random(&f, rand, hand_over_like_mad);
+        adopt(&f);
+        space = ms_store_find(f.store, (uint8_t[16]) { 1 });
+        f.generation = ms_space_owner(space)->epoch;
+        make_owner(&expected, f.generation);
+        g_assert_cmpmem(ms_space_owner(space), sizeof(MsOwner), &expected,
+                        sizeof(MsOwner));
+        done = atomic_load(&f.progress->acknowledged[0][0]);
+        g_assert_true(f.generation == done ||
+                      f.generation == f.progress->begun[0][0]);
+    }
     g_rand_free(rand);
     ms_store_free(f.store, NULL);
     munmap(f.progress, sizeof(Progress));
@@ -353,33 +419,48 @@ static void test_redo(void)
 /* What is damaged, or not ours, is refused, not guessed at. */
 static void test_damaged(void)
 {
-    g_autoptr(GError) error = NULL;
-    Fixture f = { 0 };
-    MsBacking backing;
-    MsSpace *space;
+    static const char *const says[] = {
+        "table", "record", "record", "layout",
+    };
 
-    g_assert_true(ms_backing_create(&backing, NULL));
-    f.store = ms_store_new(&backing, CAPACITY, NULL);
-    space = create(f.store, 1);
-    store_group(space, 2, 1);
-    space->table[0] = space->table[128];
-    ms_store_free(f.store, f.fds);
-    g_assert_true(ms_backing_adopt(&backing, f.fds, &error));
-    g_assert_null(ms_store_new(&backing, CAPACITY, &error));
-    g_assert_nonnull(strstr(error->message, "damaged"));
-    g_clear_error(&error);
+    for (unsigned i = 0; i < G_N_ELEMENTS(says); i++) {
+        g_autoptr(GError) error = NULL;
+        Fixture f = { 0 };
+        MsBacking backing;
+        MsSpace *space;
 
-    backing.super->layout_version++;
-    memcpy(f.fds, backing.fds, sizeof(f.fds));
-    munmap(backing.super, MS_INDEX_BYTES);
-    g_assert_false(ms_backing_adopt(&backing, f.fds, &error));
-    g_assert_nonnull(strstr(error->message, "layout"));
+        g_assert_true(ms_backing_create(&backing, NULL));
+        f.store = ms_store_new(&backing, CAPACITY, NULL);
+        space = create(f.store, 1);
+        store_group(space, 2, 1);
+        switch (i) {
+        case 0:
+            space->table[0] = space->table[128];
+            break;
+        case 1:
+            space->record->owner[0].offer_state = MS_N_OFFER_STATES;
+            break;
+        case 2:
+            space->record->current_owner = 2;
+            break;
+        case 3:
+            f.store->backing.super->layout_version++;
+            break;
+        }
+        ms_store_free(f.store, f.fds);
+        if (ms_backing_adopt(&backing, f.fds, &error)) {
+            g_assert_null(ms_store_new(&backing, CAPACITY, &error));
+            ms_backing_close(&backing);
+        }
+        g_assert_nonnull(strstr(error->message, says[i]));
+    }
 }
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/memserver/killed/stores-are-whole", test_killed);
+    g_test_add_func("/memserver/killed/owners-are-whole", test_owner);
     g_test_add_func("/memserver/killed/each-step-of-a-commit", test_redo);
     g_test_add_func("/memserver/killed/damaged-is-refused", test_damaged);
     return g_test_run();
