@@ -117,6 +117,18 @@ def session_streams():
     yield "resign", start + offer + request(RESIGN, 4, body=b"e" * 16) + \
         request(RECLAIM, 5, body=b"e" * 16) + request(CLOSE, 6)
     yield "commit", start + offer + request(COMMIT, 4, body=b"e" * 16)
+    # Of an heir, which has its lane.  Run with an odd length its space's
+    # owner has resigned.
+    commit = request(COMMIT, 2, body=b"e" * 16)
+    yield "heir", request(FETCH, 1, 0, 1) + store(1) + commit + \
+        store(3, 3) + request(FETCH, 4, 0, 3) + request(RESERVE, 5, 64)
+    yield "heir-waits", compare(3) + request(DROP, 2, 0, 1) + \
+        request(RECLAIM, 3, body=b"e" * 16) + request(PING, 4) + \
+        request(COMMIT, 5, body=b"E" * 16)
+    yield "heir-closes", request(CLOSE) + request(OPEN, 2, body=heir())
+    yield "heir-closes-resigned", request(CLOSE) + request(PING, 2) + b"M"
+    yield "heir-offers", commit + request(OFFER, 3, body=b"f" * 32) + \
+        store(1, 4) + request(RESIGN, 5, body=b"f" * 16)
 
 
 def client_streams():
