@@ -465,6 +465,41 @@ static bool grow(MemxRegion *r, uint64_t more, const uint64_t *old,
     }
 }
 
+bool memx_pool_reserve_each(MemxRegion *r, const uint64_t *need,
+                            GError **error)
+{
+    int64_t deadline_us = g_get_monotonic_time() + GIVE_WAY_MS * 1000ll;
+    uint64_t old[MEMX_SERVERS_MAX], pages[MEMX_SERVERS_MAX];
+
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        old[i] = r->server[i].reserved_pages;
+        pages[i] = MAX(old[i], need[i]);
+    }
+    g_mutex_unlock(&r->lock);
+    for (;;) {
+        g_autoptr(GError) refused = NULL;
+
+        if (reserve_all(r, pages, old, &refused)) {
+            return true;
+        }
+        if (!g_error_matches(refused, MEMX_ERROR, MEMX_ERROR_FULL) ||
+            g_get_monotonic_time() > deadline_us) {
+            g_propagate_error(error, g_steal_pointer(&refused));
+            return false;
+        }
+        for (unsigned i = 0; i < r->n_servers; i++) {
+            uint64_t room, capacity;
+
+            if (!ask_room(&r->server[i], RESERVE_MS, pages[i] - old[i], &room,
+                          &capacity, error)) {
+                return false;
+            }
+        }
+        g_usleep(GIVE_WAY_POLL_MS * 1000);
+    }
+}
+
 bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
 {
     uint64_t old[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];

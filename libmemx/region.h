@@ -406,6 +406,9 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error);
 void memx_pool_close(MemxRegion *r);
 /* Makes the reservation fit a local size of @limit pages. */
 bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error);
+/* Makes it at least @need[i] pages on server i. */
+bool memx_pool_reserve_each(MemxRegion *r, const uint64_t *need,
+                            GError **error);
 /* What must be reserved for that. */
 uint64_t memx_pool_need(const MemxRegion *r, uint64_t limit);
 MemxServer *memx_pool_add(MemxRegion *r, const MemxOptions *o, GBytes *key,

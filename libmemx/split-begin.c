@@ -142,10 +142,9 @@ static void decide_locked(MemxRegion *r, MemxSplitOut *out)
     out->n_hot = split.n_hot;
 }
 
-bool memx_out_place_locked(MemxRegion *r, uint32_t c)
+/* The server with most room that is not spoken for; -1: there is none. */
+static int most_room_locked(MemxRegion *r, const MemxSplitOut *out)
 {
-    MemxSplitOut *out = r->out;
-    MemxChunk *chunk = &r->table.chunk[c];
     int64_t most = INT64_MIN;
     int best = -1;
 
@@ -158,16 +157,59 @@ bool memx_out_place_locked(MemxRegion *r, uint32_t c)
             best = i;
         }
     }
+    return best;
+}
+
+bool memx_out_place_locked(MemxRegion *r, uint32_t c)
+{
+    MemxChunk *chunk = &r->table.chunk[c];
+    int best = most_room_locked(r, r->out);
+
     if (chunk->server == MEMX_SERVER_NONE && best >= 0) {
         chunk->server = best;
         r->server[best].n_chunks++;
         memx_history_move(&r->history, c, best + 1);
     }
     if (chunk->server != MEMX_SERVER_NONE) {
-        out->server[chunk->server].planned_pages += 1ull
-                                                    << r->table.chunk_shift;
+        r->out->server[chunk->server].planned_pages +=
+            1ull << r->table.chunk_shift;
     }
     return chunk->server != MEMX_SERVER_NONE;
+}
+
+/* Pages of a chunk that are on its server only. */
+static uint64_t pages_there(MemxRegion *r, uint32_t c)
+{
+    uint64_t end = memx_group_end(&r->table, c), sum = 0;
+
+    for (uint64_t g = memx_group_of_chunk(&r->table, c); g < end; g++) {
+        sum += memx_mask_pages(r->table.stored[g] & ~r->table.present[g]);
+    }
+    return sum;
+}
+
+/* What will be on each server: a chunk that has one stays there, whatever the
+ * others have free. */
+static void plan_locked(MemxRegion *r, MemxSplitOut *out, uint64_t *need)
+{
+    for (uint32_t c = 0; c < r->table.n_chunks; c++) {
+        unsigned server = r->table.chunk[c].server;
+
+        if (memx_bit(out->hot, c)) {
+            if (server != MEMX_SERVER_NONE) {
+                out->server[server].planned_pages += pages_there(r, c);
+            }
+            continue;
+        }
+        if (server == MEMX_SERVER_NONE) {
+            server = MAX(0, most_room_locked(r, out));
+        }
+        out->server[server].planned_pages += 1ull << r->table.chunk_shift;
+    }
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        need[i] = out->server[i].planned_pages;
+        out->server[i].planned_pages = 0; /* until they are placed */
+    }
 }
 
 /* All pages of a cold chunk are for its server. */
@@ -306,19 +348,11 @@ bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
                       GError **error)
 {
     g_autoptr(GMutexLocker) resize = g_mutex_locker_new(&r->resize);
-    uint64_t chunk_pages = r->chunk_bytes / MEMX_PAGE_BYTES;
-    uint64_t hot, slack;
+    uint64_t need[MEMX_SERVERS_MAX];
     MemxSplitOut *out;
 
     if (!memx_check_local(r->size_bytes, r->chunk_bytes, o->main_bytes,
                           error) || !await_last(r, error)) {
-        return false;
-    }
-    /* Chunks go whole: a server may get one more than its part. */
-    hot = MIN(main_max(r, o->main_bytes), r->limit);
-    slack = (r->n_servers + 1) * chunk_pages;
-    if (o->main_bytes < r->size_bytes &&
-        !memx_pool_reserve(r, hot > slack ? hot - slack : 0, error)) {
         return false;
     }
     out = out_new(r, o, error);
@@ -331,6 +365,14 @@ bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
     }
     g_mutex_lock(&r->lock);
     decide_locked(r, out);
+    plan_locked(r, out, need);
+    g_mutex_unlock(&r->lock);
+    if (!memx_pool_reserve(r, MIN(out->main_max, r->limit), error) ||
+        !memx_pool_reserve_each(r, need, error)) {
+        memx_out_release(out);
+        return false;
+    }
+    g_mutex_lock(&r->lock);
     memset(out->changed, 0xff, r->table.n_chunks / 64 * 8);
     for (uint32_t c = r->table.n_chunks / 64 * 64; c < r->table.n_chunks;
          c++) {
