@@ -184,6 +184,13 @@ static bool silent_locked(MemxServer *s, uint64_t now)
     return false;
 }
 
+/* All is home: it holds nothing of ours, and may go. */
+static bool released_locked(MemxRegion *r, MemxServer *s)
+{
+    return r->home && !s->remote_pages && !s->kept_pages &&
+           !r->staging.n_out;
+}
+
 /* Sets the health, and says so. */
 static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
 {
@@ -210,7 +217,8 @@ static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
     if (health == MEMX_SERVER_UP && s->lost) {
         s->lost = false;
         memx_event_post_locked(r, MEMX_EVENT_SERVER_BACK, s->index);
-    } else if (health != MEMX_SERVER_UP && !s->lost) {
+    } else if (health != MEMX_SERVER_UP && !s->lost &&
+               !released_locked(r, s)) {
         s->lost = true;
         memx_event_post_locked(r, MEMX_EVENT_SERVER_LOST, s->index);
     }
