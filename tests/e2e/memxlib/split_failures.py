@@ -175,6 +175,13 @@ class Case:
             server.wait_spaces("has dropped what was sent",
                                lambda spaces: not spaces, 60)
 
+    def check_not_held(self, server):
+        """One that was away has dropped it, or lists it as orphaned."""
+        server.wait_spaces(
+            "has dropped what was sent, or lists it as orphaned",
+            lambda spaces: all(space["state"] == "orphaned"
+                               for space in spaces), 60)
+
     def check_orphaned(self, servers=None):
         for server in servers or self.servers:
             server.wait_spaces(
@@ -259,19 +266,21 @@ def server_killed(case):
     case.check_dropped(case.servers[:1])
 
 
-def _server_away(case, leave, come_back):
-    """One that is not the arbiter does not answer for a while."""
+def _server_away(case, leave, come_back, index=1):
+    """One does not answer for a while."""
     leave()
     if case.moment == "pre-switchover":
         _source_keeps_it(case)
         come_back()
-        case.check_dropped()
+        case.check_not_held(case.servers[index])
+        case.check_dropped([case.servers[1 - index]])
     elif case.moment in ("setup", "later-round"):
         case.migration.cancel()
         case.check_failed(status="cancelled")
         come_back()
         case.check_runs(case.source)
-        case.check_dropped()
+        case.check_not_held(case.servers[index])
+        case.check_dropped([case.servers[1 - index]])
     elif case.moment == "first-round":
         wait_until("bytes are pending", lambda: any(
             server["pending"] for server in
@@ -318,7 +327,7 @@ def arbiter_unreachable(case):
     arbiter = case.proxies[0]
     if case.moment in ("setup", "first-round", "later-round",
                        "pre-switchover"):
-        _server_away(case, arbiter.refuse, arbiter.accept)
+        _server_away(case, arbiter.refuse, arbiter.accept, index=0)
         return
     arbiter.refuse()
     if case.moment == "before-commit":
