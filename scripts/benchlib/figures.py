@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The figures that are judged, out of all runs.
+
+Each is a median over the repetitions; ratios and differences are taken within
+one repetition, whose modes ran one after the other.
+"""
+
+import statistics
+
+# key: (what, the paper's, must reach, aim); None: nothing given
+LIMITS = {
+    "total_ratio": ("total time, split over ideal, one uplink",
+                    1.05, 1.05, 1.02),
+    "total_ratio_multi": ("the same, an uplink for each receiver",
+                          None, 0.95, 0.6),
+    "downtime_delta_ms": ("downtime over ideal's, ms", 7, 7, 1),
+    "gap_delta_ms": ("longest gap in the guest over ideal's, ms",
+                     None, 20, 5),
+    "sort_loss_pct": ("sort across the migration, %", 3.5, 3.5, 1),
+    "kv_recovery_s": ("key-value store back to 99 % of ideal's, s", 5, 5, 1),
+    "kv_dip_pct": ("its deepest dip, %", 66, 66, 30),
+    "kv_steady_loss_pct": ("its steady loss, %", 0.6, 0.6, 0.2),
+    "kv_over_loss_pct": ("loss, working set 1.2 times local, %", 69, 60, 40),
+    "pageins_before_switchover": ("page-ins during the transfer", 0, 0, 0),
+    "swap_total_ratio": ("total time, swap-assisted over ideal",
+                         2.2, None, None),
+}
+RECOVERED = 0.99
+RECOVERED_SECONDS = 5
+STEADY_SECONDS = 15
+
+
+class Results:
+    """Runs, to be asked for by what they were."""
+
+    def __init__(self, runs):
+        self._runs = [run for run in runs if "error" not in run]
+
+    def find(self, **wanted):
+        """repetition: run, of the largest VM that has any"""
+        runs = [run for run in self._runs
+                if all(run[key] == value for key, value in wanted.items())]
+        largest = max((run["size_mib"] for run in runs), default=0)
+        return {run["repetition"]: run for run in runs
+                if run["size_mib"] == largest}
+
+    def compare(self, function, mode="split", **wanted):
+        """Median of function(run, ideal run) over the repetitions."""
+        ours = self.find(mode=mode, **wanted)
+        ideal = self.find(mode="ideal", **wanted)
+        values = [function(ours[i], ideal[i]) for i in ours if i in ideal]
+        values = [value for value in values if value is not None]
+        return round(statistics.median(values), 3) if values else None
+
+
+def _ratio(key):
+    return lambda run, ideal: run[key] / ideal[key]
+
+
+def _delta(key):
+    return lambda run, ideal: run[key] - ideal[key]
+
+
+def _loss_pct(key):
+    """How much longer it took."""
+    return lambda run, ideal: (run[key] / ideal[key] - 1) * 100
+
+
+def after(run):
+    return [ops for at, ops in run["kv_ops"] if at >= 0]
+
+
+def _normal(ideal):
+    return statistics.median(after(ideal))
+
+
+def recovery_s(run, ideal):
+    """The first of the first five seconds in a row with 99 % of what is
+    normal after an ideal migration; None: not while we looked."""
+    good = [ops >= RECOVERED * _normal(ideal) for ops in after(run)]
+    for second in range(len(good) - RECOVERED_SECONDS + 1):
+        if all(good[second:second + RECOVERED_SECONDS]):
+            return second
+    return None
+
+
+def dip_pct(run, ideal):
+    return (1 - min(after(run)) / _normal(ideal)) * 100
+
+
+def steady_loss_pct(run, ideal):
+    return (1 - statistics.median(after(run)[-STEADY_SECONDS:])
+            / statistics.median(after(ideal)[-STEADY_SECONDS:])) * 100
+
+
+def own_loss_pct(run, ideal):
+    """Of its own throughput before the migration, compared with the ideal's
+    of its own: what else the machine does plays a smaller part."""
+    def kept(one):
+        return (statistics.median(after(one)[-STEADY_SECONDS:])
+                / one["kv_before"])
+    return (1 - kept(run) / kept(ideal)) * 100
+
+
+def median_loss_pct(run, ideal):
+    return (1 - _normal(run) / _normal(ideal)) * 100
+
+
+def _worst_pageins(results):
+    values = [run["pageins_before_switchover"] for load in
+              ("idle", "rapid-write", "sort", "kv", "kv-over")
+              for run in results.find(mode="split", load=load).values()
+              if run.get("pageins_before_switchover") is not None]
+    return max(values) if values else None
+
+
+def figures(runs, rate):
+    """The table of the figures, and others that are only told."""
+    results = Results(runs)
+    idle = {"load": "idle", "uplinks": "one", "rate": rate}
+    multi = {**idle, "uplinks": "multi"}
+    rapid = {**idle, "load": "rapid-write"}
+    sort, store, over = ({"load": load, "uplinks": "one", "rate": rate}
+                         for load in ("sort", "kv", "kv-over"))
+    compare = results.compare
+    judged = {
+        "total_ratio": compare(_ratio("transfer_ms"), **idle),
+        "total_ratio_multi": compare(_ratio("transfer_ms"), **multi),
+        "downtime_delta_ms": compare(_delta("downtime_ms"), **idle),
+        "gap_delta_ms": compare(_delta("longest_gap_ms"), **idle),
+        "sort_loss_pct": compare(_loss_pct("sort_s"), **sort),
+        "kv_recovery_s": compare(recovery_s, **store),
+        "kv_dip_pct": compare(dip_pct, **store),
+        "kv_steady_loss_pct": compare(steady_loss_pct, **store),
+        "kv_over_loss_pct": compare(median_loss_pct, **over),
+        "pageins_before_switchover": _worst_pageins(results),
+        "swap_total_ratio": compare(_ratio("transfer_ms"), "swap", **idle),
+    }
+    told = {
+        "total_ratio_with_warm_up": compare(_ratio("total_ms"), **idle),
+        "rapid_total_ratio": compare(_ratio("transfer_ms"), **rapid),
+        "rapid_downtime_delta_ms": compare(_delta("downtime_ms"), **rapid),
+        "rapid_swap_total_ratio": compare(_ratio("transfer_ms"), "swap",
+                                          **rapid),
+        "swap_downtime_delta_ms": compare(_delta("downtime_ms"), "swap",
+                                          **idle),
+        "swap_gap_delta_ms": compare(_delta("longest_gap_ms"), "swap",
+                                     **idle),
+        "stall_p99_delta_ms": compare(_delta("stall_p99_ms"), **idle),
+        "kv_own_loss_pct": compare(own_loss_pct, **store),
+        "kv_over_own_loss_pct": compare(own_loss_pct, **over),
+        "ideal_kv_dip_pct": compare(dip_pct, "ideal", **store),
+        "ideal_kv_recovery_s": compare(recovery_s, "ideal", **store),
+        "swap_kv_dip_pct": compare(dip_pct, "swap", **store),
+        "swap_kv_recovery_s": compare(recovery_s, "swap", **store),
+        "swap_kv_steady_loss_pct": compare(steady_loss_pct, "swap", **store),
+        "no_history_sort_loss_pct": compare(_loss_pct("sort_s"), "no-history",
+                                            **sort),
+        "no_history_kv_dip_pct": compare(dip_pct, "no-history", **store),
+        "no_history_kv_recovery_s": compare(recovery_s, "no-history",
+                                            **store),
+    }
+    return judged, told

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tables of what was measured."""
+
+import statistics
+
+from .figures import LIMITS
+
+COLUMNS = [  # heading, width, how
+    ("transfer s", 11, lambda run: f"{run['transfer_ms'] / 1000:.2f}"),
+    ("setup s", 8, lambda run: f"{run['setup_ms'] / 1000:.2f}"),
+    ("down ms", 8, lambda run: f"{run['downtime_ms']:.0f}"),
+    ("gap ms", 8, lambda run: f"{run['longest_gap_ms']:.0f}"),
+    ("p99 ms", 8, lambda run: f"{run['stall_p99_ms']:.1f}"),
+    ("rounds", 7, lambda run: f"{run['rounds']}"),
+    ("sent MiB", 9, lambda run: f"{run['transferred_mib']:.0f}"),
+    ("fetched", 8, lambda run: f"{run.get('fetched_pages', '-')}"),
+    ("others", 7, lambda run: f"{run['others_cpus']:.1f}"),
+]
+
+
+def run_heading():
+    return "".join(f"{heading:>{width}}" for heading, width, _ in COLUMNS)
+
+
+def run_line(run):
+    if "error" in run:
+        return f"not measured: {run['error'].splitlines()[0]}"
+    return "".join(f"{how(run):>{width}}" for _, width, how in COLUMNS)
+
+
+def load_line(run):
+    if "sort_s" in run:
+        return (f"sort took {run['sort_s']:.1f} s, of these "
+                f"{run['sort_after_s']:.1f} s after the migration")
+    if "kv_ops" in run:
+        after = [ops for at, ops in run["kv_ops"] if at >= 0]
+        return (f"{run['kv_mib']} MiB in memcached: {run['kv_before']:,.0f} "
+                f"operations/s before, after it {min(after):,} at worst, "
+                f"{statistics.median(after):,.0f} in the median")
+    return ""
+
+
+def phases_line(run):
+    """Of a split: how the time that the VM stood still was spent."""
+    stopped = [f"{name} +{ms:.0f}" for ms, name in run.get("phases_ms", [])
+               if ms >= 0]
+    return "ms after its stop: " + ", ".join(stopped) if stopped else ""
+
+
+def swap_line(run):
+    if "swapped_mib" not in run:
+        return ""
+    return f"swapped at the destination: {run['swapped_mib']} MiB"
+
+
+def links_line(run):
+    return "MiB on links: " + ", ".join(
+        f"{link} {mib:.0f}" for link, mib in run["link_mib"].items()
+        if mib >= 1)
+
+
+def details(run):
+    """Lines below the run's own."""
+    if "error" in run:
+        return []
+    lines = [links_line(run), phases_line(run), swap_line(run),
+             load_line(run)]
+    return [line for line in lines if line]
+
+
+def _number(value):
+    return "-" if value is None else f"{value:g}"
+
+
+def _verdict(value, must, aim):
+    if value is None:
+        return "not measured"
+    if must is None:
+        return ""
+    if value <= aim:
+        return "aim reached"
+    return "reached" if value <= must else "NOT reached"
+
+
+def figures_table(judged):
+    lines = [f"{'figure':27}{'ours':>9}{'S-memV':>9}{'must':>7}{'aim':>7}"]
+    for key, (what, paper, must, aim) in LIMITS.items():
+        value = judged[key]
+        lines.append(f"{key:27}{_number(value):>9}{_number(paper):>9}"
+                     f"{_number(must):>7}{_number(aim):>7}  "
+                     f"{_verdict(value, must, aim):13}{what}")
+    return "\n".join(lines)
+
+
+def told_table(told):
+    return "\n".join(f"{key:27}{_number(value):>9}"
+                     for key, value in told.items() if value is not None)
