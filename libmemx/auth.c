@@ -61,18 +61,46 @@ void memx_auth_space_proof(const MemxOpen *open,
                     sizeof(context) - (heir ? 0 : MEMX_ID_BYTES), proof);
 }
 
+static void wrap(GBytes *key, const char *label, const uint8_t *space,
+                 const uint8_t *client_nonce, const uint8_t *server_nonce,
+                 uint8_t *secret)
+{
+    uint8_t pad[MEMX_PROOF_BYTES];
+
+    memx_auth_proof(key, label, client_nonce, server_nonce, space,
+                    MEMX_ID_BYTES, pad);
+    for (size_t i = 0; i < MEMX_ID_BYTES; i++) {
+        secret[i] ^= pad[i];
+    }
+}
+
 void memx_auth_wrap(GBytes *key, const uint8_t space[MEMX_ID_BYTES],
                     const uint8_t client_nonce[MEMX_NONCE_BYTES],
                     const uint8_t server_nonce[MEMX_NONCE_BYTES],
                     uint8_t secret[MEMX_ID_BYTES])
 {
-    uint8_t pad[MEMX_PROOF_BYTES];
+    wrap(key, MEMX_LABEL_WRAP, space, client_nonce, server_nonce, secret);
+}
 
-    memx_auth_proof(key, MEMX_LABEL_WRAP, client_nonce, server_nonce, space,
-                    MEMX_ID_BYTES, pad);
-    for (size_t i = 0; i < MEMX_ID_BYTES; i++) {
-        secret[i] ^= pad[i];
-    }
+void memx_auth_wrap_reader(GBytes *key, const uint8_t space[MEMX_ID_BYTES],
+                           const uint8_t client_nonce[MEMX_NONCE_BYTES],
+                           const uint8_t server_nonce[MEMX_NONCE_BYTES],
+                           uint8_t secret[MEMX_ID_BYTES])
+{
+    wrap(key, MEMX_LABEL_COPY, space, client_nonce, server_nonce, secret);
+}
+
+void memx_auth_reader_secret(const uint8_t secret[MEMX_ID_BYTES],
+                             const uint8_t space[MEMX_ID_BYTES],
+                             uint8_t reader[MEMX_ID_BYTES])
+{
+    static const uint8_t zeros[MEMX_NONCE_BYTES];
+    g_autoptr(GBytes) key = g_bytes_new(secret, MEMX_ID_BYTES);
+    uint8_t proof[MEMX_PROOF_BYTES];
+
+    memx_auth_proof(key, MEMX_LABEL_READER, zeros, zeros, space,
+                    MEMX_ID_BYTES, proof);
+    memcpy(reader, proof, MEMX_ID_BYTES);
 }
 
 bool memx_auth_equal(const uint8_t *a, const uint8_t *b, size_t bytes)

@@ -48,8 +48,9 @@ typedef enum MemxOpcode {
     MEMX_OP_PING = 8,     /* the reply header says it all; group: pages that
                              the client would reserve, 0: just asking */
 
-    /* Any lane of a space. */
+    /* Any lane of a space, a reader's too. */
     MEMX_OP_FETCH = 16,   /* mask; reply payload: the pages of mask */
+    MEMX_OP_HASHES = 17,  /* mask; reply payload: a page, see below */
 
     /* The ordered lane only. */
     MEMX_OP_STORE = 32,   /* mask, body: a hash per page, payload: pages */
@@ -64,6 +65,10 @@ typedef enum MemxOpcode {
     MEMX_OP_RECLAIM = 38, /* owner; body: session: takes the offer back */
     MEMX_OP_COMMIT = 39,  /* heir; body: session: is the owner from now on */
     MEMX_OP_RESIGN = 40,  /* owner; body: session: will never reclaim */
+
+    /* The ordered lane only. */
+    MEMX_OP_COPY = 41,    /* mask, body: MemxSource: as STORE, but the server
+                             fetches pages and hashes from another one */
 } MemxOpcode;
 
 /* Reply.error.  MEMX_ERR_NO_SPACE covers a wrong secret too, on purpose. */
@@ -84,6 +89,10 @@ typedef enum MemxError {
     MEMX_ERR_SHUTDOWN = 12,   /* the server is going; connect again */
     MEMX_ERR_INTERNAL = 13,   /* the server's log says what */
     MEMX_ERR_OFFERED = 14,    /* not while the space is offered to an heir */
+    MEMX_ERR_SOURCE = 15,     /* COPY: the source can't be reached, does not
+                                 answer in time, or refuses; nothing done */
+    MEMX_ERR_DRAINING = 16,   /* the server is being emptied: no new space, no
+                                 larger reservation */
 } MemxError;
 
 /* What a connection is for; one of each kind per space and side
@@ -93,6 +102,8 @@ typedef enum MemxLane {
     MEMX_LANE_ORDERED = 1, /* all that changes a space, in order */
     MEMX_LANE_FAULT = 2,   /* reads that a vCPU waits for */
     MEMX_LANE_FETCH = 3,   /* prefetch reads */
+    MEMX_LANE_READER = 4,  /* another server's, for COPY: reads only, with the
+                              space's reader secret; several per space */
 } MemxLane;
 
 /* Feature bits of hello; what both sides set is in force. */
@@ -127,7 +138,12 @@ typedef struct MemxReply {
     uint32_t load_permille; /* of the server's CPUs, 0..1000 */
     uint32_t body_bytes;
     uint32_t payload_bytes;
+    uint32_t flags;
 } MemxReply;
+
+/* Reply.flags */
+#define MEMX_REPLY_DRAINING (1u << 0) /* the server's administrator wants it
+                                         to be emptied */
 
 /* Wire layout of the request header (40 bytes)
  *  0 u32 magic   4 u16 opcode   6 u16 flags   8 u64 id  16 u64 group
@@ -135,7 +151,8 @@ typedef struct MemxReply {
  * and of the reply header (64 bytes)
  *  0 u32 magic   4 u16 opcode   6 u16 error   8 u64 id  16 u64 mask
  * 24 u64 free_pages  32 u64 capacity_pages   40 u64 space_pages
- * 48 u32 load_permille  52 u32 body_bytes    56 u32 payload_bytes  60 u32 0
+ * 48 u32 load_permille  52 u32 body_bytes    56 u32 payload_bytes
+ * 60 u32 flags
  */
 
 /* Body of HELLO, 56 bytes:  0 u32 version_min  4 u32 version_max
@@ -203,6 +220,17 @@ typedef struct MemxOffer {
 } MemxOffer;
 #define MEMX_OFFER_BYTES 32u
 
+/* Body of COPY, 304 bytes:  0 u8 space[16]
+ * 16 u8 secret[16] (the reader secret, wrapped)  32 u8 address[272] */
+#define MEMX_ADDRESS_BYTES 272u
+typedef struct MemxSource {
+    uint8_t space[MEMX_ID_BYTES];
+    uint8_t secret[MEMX_ID_BYTES];
+    char address[MEMX_ADDRESS_BYTES]; /* "host:port"; printable ASCII, padded
+                                         with zeros, last byte zero */
+} MemxSource;
+#define MEMX_SOURCE_BYTES 304u
+
 /*
  * Encoders write exactly the named number of bytes; decoders read as many and
  * return 0, or -EPROTO for what no correct peer sends (bad magic, a length
@@ -223,6 +251,8 @@ void memx_opened_encode(uint8_t *wire, const MemxOpened *opened);
 int memx_opened_decode(MemxOpened *o, const uint8_t *wire, size_t bytes);
 void memx_offer_encode(uint8_t *wire, const MemxOffer *offer);
 int memx_offer_decode(MemxOffer *offer, const uint8_t *wire, size_t bytes);
+void memx_source_encode(uint8_t *wire, const MemxSource *source);
+int memx_source_decode(MemxSource *source, const uint8_t *wire, size_t bytes);
 /* The body of RECLAIM, COMMIT and RESIGN is the session as it is. */
 int memx_session_decode(uint8_t session[MEMX_ID_BYTES], const uint8_t *wire,
                         size_t bytes);

@@ -200,6 +200,9 @@ static bool fail_refused(Handshake *h, unsigned opcode)
     case MEMX_ERR_OFFERED:
         return fail(h, "%s: %s to another host; memxctl status shows its "
                     "state", name, why);
+    case MEMX_ERR_DRAINING:
+        return fail(h, "is being drained and takes no new VM; name another "
+                    "server, or undo that with memxctl drain --undo there");
     case MEMX_ERR_SHUTDOWN:
         return fail(h, "%s: %s; try again when it is back", name, why);
     default:
@@ -223,6 +226,7 @@ static bool step(Handshake *h, MemxCall *call, unsigned opcode,
     h->info->free_pages = call->reply.free_pages;
     h->info->capacity_pages = call->reply.capacity_pages;
     h->info->protocol_error = call->reply.error;
+    h->info->draining = call->reply.flags & MEMX_REPLY_DRAINING;
     if (call->reply.error != MEMX_ERR_NONE) {
         return fail_refused(h, opcode);
     }
@@ -250,6 +254,8 @@ static bool say_hello(Handshake *h)
         return fail_status(h, MEMX_OP_HELLO, -EPROTO);
     }
     memcpy(h->info->instance, h->welcome.instance, MEMX_ID_BYTES);
+    memcpy(h->info->client_nonce, h->hello.nonce, MEMX_NONCE_BYTES);
+    memcpy(h->info->server_nonce, h->welcome.nonce, MEMX_NONCE_BYTES);
     return true;
 }
 

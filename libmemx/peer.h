@@ -34,6 +34,9 @@ typedef struct MemxPeerInfo {
     uint64_t free_pages;
     uint64_t capacity_pages;
     unsigned protocol_error;    /* MemxError of a refusal, 0 if none came */
+    bool draining;
+    uint8_t client_nonce[MEMX_NONCE_BYTES]; /* of this connection */
+    uint8_t server_nonce[MEMX_NONCE_BYTES];
 } MemxPeerInfo;
 
 /*
@@ -68,6 +71,16 @@ void memx_auth_wrap(GBytes *key, const uint8_t space[MEMX_ID_BYTES],
                     const uint8_t client_nonce[MEMX_NONCE_BYTES],
                     const uint8_t server_nonce[MEMX_NONCE_BYTES],
                     uint8_t secret[MEMX_ID_BYTES]);
+/* The same for the reader secret in a COPY. */
+void memx_auth_wrap_reader(GBytes *key, const uint8_t space[MEMX_ID_BYTES],
+                           const uint8_t client_nonce[MEMX_NONCE_BYTES],
+                           const uint8_t server_nonce[MEMX_NONCE_BYTES],
+                           uint8_t secret[MEMX_ID_BYTES]);
+/* What somebody must know who may read a space, but no more: from its secret.
+ */
+void memx_auth_reader_secret(const uint8_t secret[MEMX_ID_BYTES],
+                             const uint8_t space[MEMX_ID_BYTES],
+                             uint8_t reader[MEMX_ID_BYTES]);
 bool memx_auth_equal(const uint8_t *a, const uint8_t *b, size_t bytes);
 void memx_random(void *buf, size_t bytes);
 
@@ -79,6 +92,10 @@ void memx_random(void *buf, size_t bytes);
 #define MEMX_LABEL_SPACE "memx space 1"  /* key: the space's secret;
                                             context: space id, client id,
                                             lane, epoch as on the wire */
+#define MEMX_LABEL_READER "memx reader 1" /* key: the space's secret, nonces of
+                                            zeros, context: space id; first 16
+                                            bytes: the reader secret */
+#define MEMX_LABEL_COPY "memx copy 1"    /* as wrap, of a COPY's reader secret */
 #define MEMX_LABEL_HEIR "memx heir 1"    /* the same of an HEIR's OPEN; its
                                             context has the session, too */
 #endif

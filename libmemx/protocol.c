@@ -103,7 +103,11 @@ static bool request_fits(const MemxRequest *r)
     case MEMX_OP_COMMIT:
     case MEMX_OP_RESIGN:
         return unpaged && r->body_bytes == MEMX_ID_BYTES;
+    case MEMX_OP_COPY:
+        return paged && r->body_bytes == MEMX_SOURCE_BYTES &&
+               r->payload_bytes == 0;
     case MEMX_OP_FETCH:
+    case MEMX_OP_HASHES:
     case MEMX_OP_DROP:
         return paged && r->body_bytes == 0 && r->payload_bytes == 0;
     case MEMX_OP_STORE:
@@ -153,7 +157,7 @@ void memx_reply_encode(uint8_t *wire, const MemxReply *reply)
     put32(wire + 48, MIN(reply->load_permille, 1000));
     put32(wire + 52, reply->body_bytes);
     put32(wire + 56, reply->payload_bytes);
-    put32(wire + 60, 0);
+    put32(wire + 60, reply->flags);
 }
 
 static bool reply_fits(const MemxReply *r)
@@ -172,6 +176,7 @@ static bool reply_fits(const MemxReply *r)
         body_bytes = MEMX_OPENED_BYTES;
         break;
     case MEMX_OP_FETCH:
+    case MEMX_OP_HASHES:
         payload = true;
         break;
     case MEMX_OP_PING:
@@ -184,6 +189,7 @@ static bool reply_fits(const MemxReply *r)
     case MEMX_OP_RECLAIM:
     case MEMX_OP_COMMIT:
     case MEMX_OP_RESIGN:
+    case MEMX_OP_COPY:
         break;
     default:
         return false;
@@ -203,7 +209,7 @@ static bool reply_fits(const MemxReply *r)
 /* Fault path. */
 int memx_reply_decode(MemxReply *reply, const uint8_t *wire)
 {
-    if (get32(wire) != MEMX_REPLY_MAGIC || get32(wire + 60) != 0) {
+    if (get32(wire) != MEMX_REPLY_MAGIC) {
         return -EPROTO;
     }
     *reply = (MemxReply) {
@@ -217,10 +223,12 @@ int memx_reply_decode(MemxReply *reply, const uint8_t *wire)
         .load_permille = get32(wire + 48),
         .body_bytes = get32(wire + 52),
         .payload_bytes = get32(wire + 56),
+        .flags = get32(wire + 60),
     };
     if (reply->free_pages > MEMX_PAGES_MAX ||
         reply->capacity_pages > MEMX_PAGES_MAX ||
-        reply->space_pages > MEMX_PAGES_MAX || reply->load_permille > 1000) {
+        reply->space_pages > MEMX_PAGES_MAX || reply->load_permille > 1000 ||
+        (reply->flags & ~MEMX_REPLY_DRAINING)) {
         return -EPROTO;
     }
     return reply_fits(reply) ? 0 : -EPROTO;
@@ -356,7 +364,8 @@ static bool session_fits(const MemxOpen *open)
     bool heir = open->flags & MEMX_OPEN_HEIR;
 
     return heir != is_zero(open->session, MEMX_ID_BYTES) &&
-           !(heir && (open->flags & MEMX_OPEN_CREATE));
+           !(heir && ((open->flags & MEMX_OPEN_CREATE) ||
+                      open->lane == MEMX_LANE_READER));
 }
 
 int memx_open_decode(MemxOpen *open, const uint8_t *wire, size_t bytes)
@@ -375,7 +384,7 @@ int memx_open_decode(MemxOpen *open, const uint8_t *wire, size_t bytes)
     memcpy(open->proof, wire + 80, MEMX_PROOF_BYTES);
     memcpy(open->vm_uuid, wire + 240, MEMX_ID_BYTES);
     memcpy(open->session, wire + 256, MEMX_ID_BYTES);
-    if (open->lane < MEMX_LANE_ORDERED || open->lane > MEMX_LANE_FETCH ||
+    if (open->lane < MEMX_LANE_ORDERED || open->lane > MEMX_LANE_READER ||
         (open->flags & ~(MEMX_OPEN_CREATE | MEMX_OPEN_HEIR)) ||
         !session_fits(open) ||
         open->size_pages > MEMX_PAGES_MAX ||
@@ -441,6 +450,38 @@ int memx_offer_decode(MemxOffer *offer, const uint8_t *wire, size_t bytes)
     return 0;
 }
 
+void memx_source_encode(uint8_t *wire, const MemxSource *source)
+{
+    memset(wire, 0, MEMX_SOURCE_BYTES);
+    memcpy(wire, source->space, MEMX_ID_BYTES);
+    memcpy(wire + 16, source->secret, MEMX_ID_BYTES);
+    g_strlcpy((char *)wire + 32, source->address, MEMX_ADDRESS_BYTES);
+}
+
+int memx_source_decode(MemxSource *source, const uint8_t *wire, size_t bytes)
+{
+    const char *address = (const char *)wire + 32;
+    size_t length;
+
+    if (bytes != MEMX_SOURCE_BYTES) {
+        return -EPROTO;
+    }
+    length = strnlen(address, MEMX_ADDRESS_BYTES);
+    if (!length || length == MEMX_ADDRESS_BYTES ||
+        !is_zero(wire + 32 + length, MEMX_ADDRESS_BYTES - length)) {
+        return -EPROTO;
+    }
+    for (size_t i = 0; i < length; i++) {
+        if (!g_ascii_isgraph(address[i])) {
+            return -EPROTO;
+        }
+    }
+    memcpy(source->space, wire, MEMX_ID_BYTES);
+    memcpy(source->secret, wire + 16, MEMX_ID_BYTES);
+    memcpy(source->address, address, MEMX_ADDRESS_BYTES);
+    return 0;
+}
+
 int memx_session_decode(uint8_t session[MEMX_ID_BYTES], const uint8_t *wire,
                         size_t bytes)
 {
@@ -469,8 +510,10 @@ static const char *const error_names[] = {
     [MEMX_ERR_SHUTDOWN] = "server is shutting down",
     [MEMX_ERR_INTERNAL] = "internal error",
     [MEMX_ERR_OFFERED] = "space is being handed over",
+    [MEMX_ERR_SOURCE] = "the server to copy from does not serve it",
+    [MEMX_ERR_DRAINING] = "server is being drained",
 };
-static_assert(G_N_ELEMENTS(error_names) == MEMX_ERR_OFFERED + 1,
+static_assert(G_N_ELEMENTS(error_names) == MEMX_ERR_DRAINING + 1,
               "each error has a name");
 
 const char *memx_error_name(unsigned error)
@@ -492,6 +535,10 @@ const char *memx_opcode_name(unsigned opcode)
         return "PING";
     case MEMX_OP_FETCH:
         return "FETCH";
+    case MEMX_OP_HASHES:
+        return "HASHES";
+    case MEMX_OP_COPY:
+        return "COPY";
     case MEMX_OP_STORE:
         return "STORE";
     case MEMX_OP_COMPARE:

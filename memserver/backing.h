@@ -57,6 +57,7 @@ typedef struct MsSuperblock {
     uint32_t layout_version;
     uint32_t page_bytes;
     uint8_t instance[MEMX_ID_BYTES];
+    _Atomic uint32_t draining;      /* memxctl drain; 0 before that existed */
 } MsSuperblock;
 
 /* Whether a space is being handed over; offer.c. */

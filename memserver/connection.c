@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <string.h>
 #include "connection.h"
+#include "copy.h"
 #include "lanes.h"
 #include "log.h"
 #include "offer.h"
@@ -34,12 +35,17 @@ int ms_connection_reply(MsConnection *connection, MemxReply *reply,
         reply->capacity_pages = store->capacity_pages;
         reply->space_pages = atomic_load_explicit(
             &connection->space->held_pages, memory_order_relaxed);
+        reply->flags = ms_store_draining(store) ? MEMX_REPLY_DRAINING : 0;
     } else if (connection->stage != MS_STAGE_STRANGER) {
         /* What it is about to reserve, or doctor wants to know. */
         g_mutex_lock(&server->lock);
         if (server->store) {
-            reply->free_pages = ms_store_free_pages(server->store);
+            bool draining = ms_store_draining(server->store);
+
+            reply->free_pages = draining ? 0
+                                : ms_store_free_pages(server->store);
             reply->capacity_pages = server->store->capacity_pages;
+            reply->flags = draining ? MEMX_REPLY_DRAINING : 0;
         }
         g_mutex_unlock(&server->lock);
     }
@@ -82,7 +88,7 @@ static int done(MsConnection *connection, uint64_t mask)
 static int serve_fetch(MsConnection *connection, const MemxRequest *request)
 {
     MsSpace *space = connection->space;
-    MsPins *pins = ms_space_pins(space, connection->side, connection->lane);
+    MsPins *pins = connection->pins;
     unsigned n = memx_mask_pages(request->mask);
     MemxReply reply = {
         .mask = request->mask,
@@ -103,6 +109,27 @@ static int serve_fetch(MsConnection *connection, const MemxRequest *request)
         ms_frames_iov(space->store->frames, frames, n, iov));
     ms_space_unpin(pins);
     return ret;
+}
+
+/* Without pins on the ordered lane: it is the one that frees. */
+static int serve_hashes(MsConnection *connection, const MemxRequest *request)
+{
+    uint8_t page[MEMX_PAGE_BYTES] = { 0 };
+    struct iovec iov = { page, sizeof(page) };
+    MemxReply reply = { .mask = request->mask, .payload_bytes = sizeof(page) };
+    MsFrame frames[MEMX_GROUP_PAGES];
+    int ret = ms_space_pin(connection->space, connection->pins,
+                           request->group, request->mask, frames);
+
+    if (ret < 0) {
+        return refuse_errno(connection, ret);
+    }
+    for (unsigned i = 0; i < memx_mask_pages(request->mask); i++) {
+        memcpy(page + i * MEMX_HASH_BYTES,
+               ms_space_hash(connection->space, frames[i]), MEMX_HASH_BYTES);
+    }
+    ms_space_unpin(connection->pins);
+    return ms_connection_reply(connection, &reply, NULL, &iov, 1);
 }
 
 static int serve_store(MsConnection *connection, const MemxRequest *request,
@@ -128,6 +155,23 @@ static int serve_store(MsConnection *connection, const MemxRequest *request,
     ms_space_store_commit(space, request->group, request->mask, frames, body);
     ms_count(connection, MS_COUNT_STORES, 1);
     ms_count(connection, MS_COUNT_STORED_PAGES, n);
+    return done(connection, 0);
+}
+
+static int serve_copy(MsConnection *connection, const MemxRequest *request,
+                      const uint8_t *body)
+{
+    MemxError error = ms_copy(connection, request, body);
+
+    if (error == MEMX_ERR_MALFORMED) {
+        ms_connection_refuse(connection, error);
+        return -EPROTO;
+    }
+    if (error != MEMX_ERR_NONE) {
+        return ms_connection_refuse(connection, error);
+    }
+    ms_count(connection, MS_COUNT_COPIED_PAGES,
+             memx_mask_pages(request->mask));
     return done(connection, 0);
 }
 
@@ -163,8 +207,14 @@ static int serve_drop(MsConnection *connection, const MemxRequest *request)
 
 static int serve_reserve(MsConnection *connection, const MemxRequest *request)
 {
-    int ret = ms_space_reserve(connection->space, request->group);
+    MsSpace *space = connection->space;
+    int ret;
 
+    if (request->group > atomic_load(&space->record->reserved_pages) &&
+        ms_store_draining(space->store)) {
+        return ms_connection_refuse(connection, MEMX_ERR_DRAINING);
+    }
+    ret = ms_space_reserve(space, request->group);
     return ret < 0 ? refuse_errno(connection, ret) : done(connection, 0);
 }
 
@@ -230,6 +280,8 @@ static int serve_write(MsConnection *connection, const MemxRequest *request,
     switch (request->opcode) {
     case MEMX_OP_STORE:
         return serve_store(connection, request, body);
+    case MEMX_OP_COPY:
+        return serve_copy(connection, request, body);
     case MEMX_OP_DROP:
         return serve_drop(connection, request);
     default:
@@ -242,6 +294,7 @@ static int serve_ordered(MsConnection *connection, const MemxRequest *request,
 {
     switch (request->opcode) {
     case MEMX_OP_STORE:
+    case MEMX_OP_COPY:
     case MEMX_OP_DROP:
     case MEMX_OP_RESERVE:
         return serve_write(connection, request, body);
@@ -279,6 +332,9 @@ static int serve(MsConnection *connection, const MemxRequest *request,
     if (request->opcode == MEMX_OP_FETCH && connection->space) {
         return serve_fetch(connection, request);
     }
+    if (request->opcode == MEMX_OP_HASHES && connection->space) {
+        return serve_hashes(connection, request);
+    }
     if (!connection->space) {
         atomic_store_explicit(&connection->active_us,
                               g_get_monotonic_time(), memory_order_relaxed);
@@ -300,6 +356,7 @@ static void end(MsConnection *connection)
 {
     MsServer *server = connection->server;
 
+    ms_copy_end(connection);
     ms_lanes_leave(connection);
     g_mutex_lock(&server->lock);
     g_queue_unlink(&server->connections, &connection->link);

@@ -5,6 +5,7 @@
  * One line of JSON in, one out, then the connection is closed:
  *   {"command": "status"}                      what status.c says
  *   {"command": "drop", "space": "<hex prefix>", "force": false}    {}
+ *   {"command": "drain", "undo": false}        {}
  *   {"command": "hand-over"}                   see handover.h
  * or {"error": "..."}.  Each connection has a thread, blocking; who may
  * connect is the administrator, by the socket's mode.
@@ -146,6 +147,11 @@ static void answer(MsControl *control, int fd, JsonObject *question)
         line = ms_status_json(control->server);
     } else if (!strcmp(command, "drop")) {
         line = drop(control, question);
+    } else if (!strcmp(command, "drain")) {
+        ms_server_drain(control->server,
+                        !json_object_get_boolean_member_with_default(
+                            question, "undo", FALSE));
+        line = g_strdup("{}");
     } else {
         line = error_line("no such command");
     }

@@ -97,7 +97,8 @@ static int serve_auth(MsConnection *connection, const uint8_t *body)
 static bool find_secret(MsConnection *connection, const MemxOpen *open,
                         uint8_t *secret)
 {
-    uint8_t proof[MEMX_PROOF_BYTES];
+    uint8_t proof[MEMX_PROOF_BYTES], reader[MEMX_ID_BYTES];
+    bool reads = open->lane == MEMX_LANE_READER;
 
     if (open->flags & MEMX_OPEN_CREATE) {
         memcpy(secret, open->secret, MEMX_ID_BYTES);
@@ -109,7 +110,9 @@ static bool find_secret(MsConnection *connection, const MemxOpen *open,
         return true;
     }
     ms_lanes_secret(connection->server, open->space, secret);
-    memx_auth_space_proof(open, secret, connection->client_nonce,
+    memx_auth_reader_secret(secret, open->space, reader);
+    memx_auth_space_proof(open, reads ? reader : secret,
+                          connection->client_nonce,
                           connection->server_nonce, proof);
     return memx_auth_equal(proof, open->proof, MEMX_PROOF_BYTES);
 }

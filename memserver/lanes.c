@@ -20,6 +20,10 @@
  * That somebody may open the space at all was proven before, with its secret.
  * While the space is offered only the owner and its heir may.
  *
+ * Readers are other servers, which copy pages at the owner's word; several, each
+ * with pins of its own.  They belong to no side and make no difference to whose
+ * the space is, or whether it is orphaned; they end with it.
+ *
  * The lock is released while waiting, so a space may be gone, and even
  * another one be there, when the wait is over: it is looked up again, by its
  * id, every time.
@@ -120,6 +124,7 @@ static void join_locked(MsConnection *connection, MsSpace *space,
     connection->space = space;
     connection->side = side;
     connection->lane = open->lane;
+    connection->pins = ms_space_pins(space, side, open->lane);
     connection->may_write = side == space->owner_side &&
         ms_space_owner(space)->offer_state == MS_OFFER_NONE;
     if (open->lane == MEMX_LANE_FAULT) {
@@ -144,6 +149,9 @@ static MemxError create_locked(MsConnection *connection, const MemxOpen *open,
     if (server->stopping) {
         return MEMX_ERR_SHUTDOWN;
     }
+    if (ms_store_draining(server->store)) {
+        return MEMX_ERR_DRAINING;
+    }
     switch (ms_store_create(server->store, open, secret, &space)) {
     case 0:
         join_locked(connection, space, open, space->owner_side, opened);
@@ -155,6 +163,46 @@ static MemxError create_locked(MsConnection *connection, const MemxOpen *open,
     default:
         return MEMX_ERR_FULL;
     }
+}
+
+static MemxError attach_reader_locked(MsConnection *connection,
+                                      const MemxOpen *open,
+                                      const uint8_t *secret,
+                                      MemxOpened *opened)
+{
+    MsServer *server = connection->server;
+    MsSpace *space;
+    unsigned i = 0;
+
+    if (server->stopping) {
+        return MEMX_ERR_SHUTDOWN;
+    }
+    space = ms_store_find(server->store, open->space);
+    if (!space || space->ending ||
+        !memx_auth_equal(space->record->secret, secret, MEMX_ID_BYTES)) {
+        return MEMX_ERR_NO_SPACE;
+    }
+    if (open->size_pages && open->size_pages != space->size_pages) {
+        return MEMX_ERR_RANGE;
+    }
+    while (i < MS_READERS && space->readers[i]) {
+        i++;
+    }
+    if (i == MS_READERS) {
+        return MEMX_ERR_FULL;
+    }
+    space->readers[i] = connection;
+    connection->space = space;
+    connection->lane = open->lane;
+    connection->pins = &space->reader_pins[i];
+    connection->stage = MS_STAGE_SERVED;
+    *opened = (MemxOpened) {
+        .epoch = ms_space_owner(space)->epoch,
+        .size_pages = space->size_pages,
+        .reserved_pages = atomic_load(&space->record->reserved_pages),
+        .held_pages = atomic_load(&space->held_pages),
+    };
+    return MEMX_ERR_NONE;
 }
 
 static MemxError attach_locked(MsConnection *connection, const MemxOpen *open,
@@ -199,6 +247,8 @@ MemxError ms_lanes_open(MsConnection *connection, const MemxOpen *open,
     g_mutex_lock(&server->lock);
     if (open->flags & MEMX_OPEN_CREATE) {
         error = create_locked(connection, open, secret, opened);
+    } else if (open->lane == MEMX_LANE_READER) {
+        error = attach_reader_locked(connection, open, secret, opened);
     } else {
         error = attach_locked(connection, open, secret, opened);
     }
@@ -217,9 +267,14 @@ void ms_lanes_leave(MsConnection *connection)
         for (int i = 0; i < MS_N_COUNTERS; i++) {
             space->counters[i] += atomic_load(&connection->counters[i]);
         }
-        space->sides[connection->side].lanes[connection->lane] = NULL;
+        if (connection->lane == MEMX_LANE_READER) {
+            space->readers[connection->pins - space->reader_pins] = NULL;
+        } else {
+            space->sides[connection->side].lanes[connection->lane] = NULL;
+        }
         connection->space = NULL;
-        if (!ms_lanes_any_locked(space)) {
+        if (connection->lane != MEMX_LANE_READER &&
+            !ms_lanes_any_locked(space)) {
             atomic_store(&space->record->orphaned_s,
                          g_get_real_time() / G_USEC_PER_SEC);
         }
@@ -245,6 +300,12 @@ bool ms_lanes_end_space_locked(MsServer *server, MsSpace *space,
 
             if (lane && lane != self) {
                 memx_channel_shutdown(lane->channel);
+                others = true;
+            }
+        }
+        for (int i = 0; i < MS_READERS; i++) {
+            if (space->readers[i]) {
+                memx_channel_shutdown(space->readers[i]->channel);
                 others = true;
             }
         }

@@ -50,6 +50,13 @@ static void print_server(JsonObject *s)
            json_object_get_int_member(s, "load_permille") / 10.0,
            json_object_get_boolean_member(s, "stopping") ?
            ", handing over" : "");
+    if (json_object_get_boolean_member_with_default(s, "draining", FALSE)) {
+        unsigned n = json_array_get_length(
+            json_object_get_array_member(s, "spaces"));
+
+        printf("  DRAINING  %s left, in %u space%s\n", used, n,
+               n == 1 ? "" : "s");
+    }
     printf("  capacity  %s\n  used      %s\n  reserved  %s\n  free      %s\n",
            capacity, used, reserved, freed);
     printf("  traffic   %.0f pages/s in (%.1f MiB/s), %.0f pages/s out "

@@ -15,9 +15,10 @@ static const char usage[] =
     "\n"
     "  status [--json]             capacity, spaces, clients and rates\n"
     "  drop SPACE [--force]        drop an orphaned space and its pages\n"
+    "  drain [--undo]              have clients move everything elsewhere\n"
     "  doctor [SERVER...]          is this machine fit, are servers reachable\n"
     "\n"
-    "status and drop ask the memserver of this machine; --control PATH says\n"
+    "status, drop and drain ask the memserver of this machine; --control PATH says\n"
     "which, if its control socket is not in the usual place.\n"
     "memxctl COMMAND --help tells more.\n";
 
@@ -124,6 +125,39 @@ int memxctl_drop(int argc, char **argv)
     return answer ? MEMXCTL_OK : MEMXCTL_FAILED;
 }
 
+int memxctl_drain(int argc, char **argv)
+{
+    g_autofree char *control = NULL;
+    gboolean undo = FALSE;
+    const GOptionEntry entries[] = {
+        { "control", 0, 0, G_OPTION_ARG_FILENAME, &control,
+          "The memserver's control socket", "PATH" },
+        { "undo", 0, 0, G_OPTION_ARG_NONE, &undo,
+          "It may stay; what has been moved doesn't come back", NULL },
+        { NULL },
+    };
+    g_autoptr(JsonBuilder) question = json_builder_new();
+    g_autoptr(JsonNode) answer = NULL;
+
+    if (!memxctl_options(&argc, &argv, entries, NULL,
+                         "Has all clients move what they have on this server "
+                         "to their other servers, while their VMs run.")) {
+        return MEMXCTL_USAGE;
+    }
+    if (argc > 1) {
+        memxctl_error("drain takes no '%s'", argv[1]);
+        return MEMXCTL_USAGE;
+    }
+    json_builder_begin_object(question);
+    json_builder_set_member_name(question, "command");
+    json_builder_add_string_value(question, "drain");
+    json_builder_set_member_name(question, "undo");
+    json_builder_add_boolean_value(question, undo);
+    json_builder_end_object(question);
+    answer = memxctl_ask(control, question);
+    return answer ? MEMXCTL_OK : MEMXCTL_FAILED;
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -132,6 +166,7 @@ int main(int argc, char **argv)
     } commands[] = {
         { "status", memxctl_status },
         { "drop", memxctl_drop },
+        { "drain", memxctl_drain },
         { "doctor", memxctl_doctor },
     };
     const char *name = argc > 1 ? argv[1] : "";

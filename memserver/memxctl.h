@@ -19,6 +19,7 @@ enum {
 /* Sub-commands; argv[0] is the sub-command's name. */
 int memxctl_status(int argc, char **argv);
 int memxctl_drop(int argc, char **argv);
+int memxctl_drain(int argc, char **argv);
 int memxctl_doctor(int argc, char **argv);
 
 /* Parses a sub-command's options; the rest stays in argv.  On failure says

@@ -31,6 +31,7 @@ const char *const ms_counter_names[MS_N_COUNTERS] = {
     [MS_COUNT_COMPARED_PAGES] = "compared_pages",
     [MS_COUNT_SAME_PAGES] = "same_pages",
     [MS_COUNT_DROPPED_PAGES] = "dropped_pages",
+    [MS_COUNT_COPIED_PAGES] = "copied_pages",
     [MS_COUNT_REFUSALS] = "refusals",
 };
 
@@ -231,6 +232,9 @@ void ms_space_count_locked(const MsSpace *space,
     for (int i = 0; i < MS_SIDES * MS_LANES; i++) {
         add_counters(counters, space->sides[i / MS_LANES].lanes[i % MS_LANES]);
     }
+    for (int i = 0; i < MS_READERS; i++) {
+        add_counters(counters, space->readers[i]);
+    }
 }
 
 /* Dropping. */
@@ -331,6 +335,17 @@ static bool drop_locked(MsServer *server, const char *prefix, bool force,
         return false;
     }
     return true;
+}
+
+void ms_server_drain(MsServer *server, bool drain)
+{
+    g_mutex_lock(&server->lock);
+    if (server->store) {
+        atomic_store(&server->store->backing.super->draining, drain);
+        ms_log_info("%s", drain ? "draining: clients move what they have here "
+                    "to other servers" : "not draining any more");
+    }
+    g_mutex_unlock(&server->lock);
 }
 
 bool ms_server_drop(MsServer *server, const char *prefix, bool force,

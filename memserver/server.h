@@ -38,8 +38,10 @@ typedef struct MsConnection {
     uint8_t client_nonce[MEMX_NONCE_BYTES];
     uint8_t server_nonce[MEMX_NONCE_BYTES];
     MsSpace *space;             /* and under the server's lock: side, lane */
-    unsigned side;
+    unsigned side;              /* not of a reader */
     MemxLane lane;
+    MsPins *pins;               /* of a lane that reads, else NULL */
+    struct MsCopySource *source; /* what it copied from last; copy.c */
     bool may_write;             /* an owner's, unless the space is offered:
                                    set by no other thread, see offer.c */
 
@@ -106,6 +108,10 @@ void ms_server_stop(MsServer *server);
 
 /* Once a second, from the main loop: deadlines, load, rates, orphans. */
 void ms_server_tick(MsServer *server);
+
+/* From now on, also after a restart with the pages, clients are told to move
+ * what they have here elsewhere; or that they need not, after all. */
+void ms_server_drain(MsServer *server, bool drain);
 
 /*
  * Drops the space whose id, in hexadecimal, begins with @prefix; one that has

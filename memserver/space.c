@@ -29,7 +29,7 @@
  * fault is never behind a thread that was preempted inside one; it needs that
  * either reader or writer sees the other, hence the sequentially consistent
  * order of [announce, read entry] and [write entry, read announcements].  At
- * most 64 frames per read lane can be pinned, so limbo is bounded; it is
+ * most 64 frames per read lane or reader can be pinned, so limbo is bounded; it is
  * looked through at the ordered lane's next change.
  *
  * What a space is charged: max(reserved, held), and the pages of its table
@@ -211,7 +211,17 @@ static bool is_pinned(MsSpace *space, MsFrame frame)
             return true;
         }
     }
+    for (int i = 0; i < MS_READERS; i++) {
+        if (has_pin(&space->reader_pins[i], frame)) {
+            return true;
+        }
+    }
     return false;
+}
+
+const uint8_t *ms_space_hash(const MsSpace *space, MsFrame frame)
+{
+    return ms_frames_hash(space->store->frames, frame);
 }
 
 /* Writing. */

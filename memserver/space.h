@@ -18,6 +18,8 @@ struct MsConnection;
 /* Lanes that read while the ordered lane writes. */
 #define MS_READ_LANES 2
 #define MS_LANES (MEMX_LANE_FETCH + 1)
+/* Other servers that copy pages from here. */
+#define MS_READERS 16
 /* The owner's lanes, and its heir's while the space is offered. */
 #define MS_SIDES 2
 
@@ -30,6 +32,7 @@ typedef enum MsCounter {
     MS_COUNT_COMPARED_PAGES,
     MS_COUNT_SAME_PAGES,
     MS_COUNT_DROPPED_PAGES,
+    MS_COUNT_COPIED_PAGES,      /* from another server */
     MS_COUNT_REFUSALS,
     MS_N_COUNTERS,
 } MsCounter;
@@ -62,10 +65,13 @@ typedef struct MsSpace {
 
     /* Of the ordered lane. */
     uint64_t charged_pages;     /* what it takes of the store's capacity */
-    MsFrame limbo[MEMX_GROUP_PAGES * (MS_READ_LANES * MS_SIDES + 1)];
+    MsFrame limbo[MEMX_GROUP_PAGES *
+                  (MS_READ_LANES * MS_SIDES + MS_READERS + 1)];
     unsigned n_limbo;           /* replaced, but still being sent */
 
     MsSide sides[MS_SIDES];
+    MsPins reader_pins[MS_READERS];
+    struct MsConnection *readers[MS_READERS]; /* under the server's lock */
 
     /* The server's, protected by its lock; see lanes.c and offer.c. */
     unsigned owner_side;        /* which of `sides` */
@@ -97,6 +103,9 @@ static inline MsPins *ms_space_pins(MsSpace *space, unsigned side,
 int ms_space_pin(MsSpace *space, MsPins *pins, uint64_t group, uint64_t mask,
                  MsFrame *frames);
 void ms_space_unpin(MsPins *pins);
+
+/* The hash that came with the page of a pinned frame. */
+const uint8_t *ms_space_hash(const MsSpace *space, MsFrame frame);
 
 /*
  * The ordered lane's: store pages in three steps.  begin() charges for them

@@ -90,6 +90,19 @@ static void add_clients(JsonBuilder *json, const MsSpace *space)
     json_builder_end_array(json);
 }
 
+/* Servers that copy pages from here. */
+static void add_readers(JsonBuilder *json, const MsSpace *space)
+{
+    json_builder_set_member_name(json, "readers");
+    json_builder_begin_array(json);
+    for (unsigned i = 0; i < MS_READERS; i++) {
+        if (space->readers[i]) {
+            json_builder_add_string_value(json, space->readers[i]->peer);
+        }
+    }
+    json_builder_end_array(json);
+}
+
 /* A space that is being handed over, and who of the two is there. */
 static void add_offer(JsonBuilder *json, const MsSpace *space)
 {
@@ -150,6 +163,7 @@ static void add_space_locked(JsonBuilder *json, const MsSpace *space)
     }
     add_offer(json, space);
     add_clients(json, space);
+    add_readers(json, space);
     ms_space_count_locked(space, counters);
     add_counters(json, counters);
     json_builder_end_object(json);
@@ -179,6 +193,7 @@ static void add_store_locked(JsonBuilder *json, MsServer *server)
         tables += atomic_load(&space->table_pages);
     }
     add_hex(json, "instance", store->backing.super->instance);
+    add_bool(json, "draining", ms_store_draining(store));
     add_pages(json, "capacity_bytes", store->capacity_pages);
     add_pages(json, "free_bytes", ms_store_free_pages(store));
     add_pages(json, "used_bytes", ms_store_held_pages(store));

@@ -53,6 +53,13 @@ static inline uint64_t ms_store_free_pages(const MsStore *store)
            store->capacity_pages - charged : 0;
 }
 
+/* Is it to be emptied?  Fault path. */
+static inline bool ms_store_draining(const MsStore *store)
+{
+    return atomic_load_explicit(&store->backing.super->draining,
+                                memory_order_relaxed);
+}
+
 /* Somebody would reserve @pages. */
 void ms_store_want(MsStore *store, uint64_t pages);
 
@@ -62,7 +69,8 @@ static inline uint64_t ms_store_spare_pages(const MsStore *store)
     int64_t until_us = atomic_load_explicit(&store->short_until_us,
                                             memory_order_relaxed);
 
-    return until_us && g_get_monotonic_time() < until_us ? 0 :
+    return ms_store_draining(store) ||
+           (until_us && g_get_monotonic_time() < until_us) ? 0 :
            ms_store_free_pages(store);
 }
 

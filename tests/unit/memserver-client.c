@@ -57,7 +57,7 @@ void client_cut(Client *client, MemxLane lane)
 
 void client_cut_all(Client *client)
 {
-    for (int lane = 0; lane <= MEMX_LANE_FETCH; lane++) {
+    for (int lane = 0; lane <= MEMX_LANE_READER; lane++) {
         client_cut(client, lane);
     }
     memx_channel_close(client->abandoned);
@@ -284,6 +284,40 @@ int client_compare(Client *client, uint64_t group, uint64_t mask,
     fill_hashes(hashes, generation, group, mask);
     ret = call(client, MEMX_LANE_ORDERED, &compare);
     *differ = client->reply.mask;
+    return ret;
+}
+
+int client_copy(Client *client, GBytes *key, const Client *source,
+                const char *address, uint64_t group, uint64_t mask)
+{
+    uint8_t body[MEMX_SOURCE_BYTES];
+    MemxSource from = { 0 };
+    MemxCall copy = {
+        .request = { .opcode = MEMX_OP_COPY, .group = group, .mask = mask,
+                     .body_bytes = sizeof(body) },
+        .body = body,
+    };
+
+    memcpy(from.space, source->open.space, sizeof(from.space));
+    memx_auth_reader_secret(source->open.secret, from.space, from.secret);
+    if (key) {
+        memx_auth_wrap_reader(key, from.space, client->info.client_nonce,
+                              client->info.server_nonce, from.secret);
+    }
+    g_strlcpy(from.address, address, sizeof(from.address));
+    memx_source_encode(body, &from);
+    return call(client, MEMX_LANE_ORDERED, &copy);
+}
+
+int client_attach_reader(Client *client)
+{
+    uint8_t secret[MEMX_ID_BYTES];
+    int ret;
+
+    memcpy(secret, client->open.secret, sizeof(secret));
+    memx_auth_reader_secret(secret, client->open.space, client->open.secret);
+    ret = open_lane(client, MEMX_LANE_READER, 0);
+    memcpy(client->open.secret, secret, sizeof(secret));
     return ret;
 }
 

@@ -16,7 +16,7 @@
 typedef struct Client {
     MemxPeer *peer;
     MemxOpen open;          /* ids, secret, epoch: change them at will */
-    MemxChannel *lanes[MEMX_LANE_FETCH + 1];
+    MemxChannel *lanes[MEMX_LANE_READER + 1];
     MemxPeerInfo info;      /* of the last connection made */
     MemxReply reply;        /* the last one */
     bool inherits;          /* connects again as an heir */
@@ -63,6 +63,12 @@ int client_fetch(Client *client, MemxLane lane, uint64_t group, uint64_t mask,
 int client_compare(Client *client, uint64_t group, uint64_t mask,
                    uint64_t generation, uint64_t *differ);
 int client_drop(Client *client, uint64_t group, uint64_t mask);
+/* The pages come from @source's space, on the server at @address; @key is the
+ * one of both servers, or NULL. */
+int client_copy(Client *client, GBytes *key, const Client *source,
+                const char *address, uint64_t group, uint64_t mask);
+/* As another server does: reads only. */
+int client_attach_reader(Client *client);
 int client_reserve(Client *client, uint64_t pages);
 int client_close(Client *client);
 int client_offer(Client *client, const uint8_t *session, const Client *heir);

@@ -221,6 +221,39 @@ static void test_offer_golden(void)
     assert_golden(session, sizeof(session), session_hex);
 }
 
+static void test_source_golden(void)
+{
+    MemxSource source = { .address = "[fe80::1]:7701" }, decoded;
+    uint8_t wire[MEMX_SOURCE_BYTES], bad[MEMX_SOURCE_BYTES];
+    static const struct {
+        size_t offset;
+        uint8_t byte;
+    } damages[] = {
+        { 32, '\0' }, { 33, ' ' }, { 34, 0x7f }, { 35, 0xc3 }, { 60, 'x' },
+        { MEMX_SOURCE_BYTES - 1, 1 },
+    };
+
+    count_up(source.space, MEMX_ID_BYTES, 0x10);
+    count_up(source.secret, MEMX_ID_BYTES, 0x50);
+    memx_source_encode(wire, &source);
+    g_assert_cmpmem(wire, MEMX_ID_BYTES, source.space, MEMX_ID_BYTES);
+    g_assert_cmpmem(wire + 16, MEMX_ID_BYTES, source.secret, MEMX_ID_BYTES);
+    g_assert_cmpstr((char *)wire + 32, ==, "[fe80::1]:7701");
+    g_assert_cmpint(memx_source_decode(&decoded, wire, sizeof(wire)), ==, 0);
+    g_assert_cmpmem(&decoded, sizeof(decoded), &source, sizeof(source));
+    g_assert_cmpint(memx_source_decode(&decoded, wire, sizeof(wire) - 1), ==,
+                    -EPROTO);
+    for (size_t i = 0; i < G_N_ELEMENTS(damages); i++) {
+        memcpy(bad, wire, sizeof(bad));
+        bad[damages[i].offset] = damages[i].byte;
+        g_assert_cmpint(memx_source_decode(&decoded, bad, sizeof(bad)), ==,
+                        -EPROTO);
+    }
+    memset(wire + 32, 'x', MEMX_ADDRESS_BYTES);
+    g_assert_cmpint(memx_source_decode(&decoded, wire, sizeof(wire)), ==,
+                    -EPROTO);
+}
+
 static void test_opened_golden(void)
 {
     MemxOpened opened = { 5, 0x100000, 0x80000, 0x1234 }, decoded;
@@ -248,6 +281,8 @@ static void test_numbers(void)
     g_assert_cmpuint(MEMX_OP_RECLAIM, ==, 38);
     g_assert_cmpuint(MEMX_OP_COMMIT, ==, 39);
     g_assert_cmpuint(MEMX_OP_RESIGN, ==, 40);
+    g_assert_cmpuint(MEMX_OP_HASHES, ==, 17);
+    g_assert_cmpuint(MEMX_OP_COPY, ==, 41);
 
     g_assert_cmpuint(MEMX_ERR_NONE, ==, 0);
     g_assert_cmpuint(MEMX_ERR_MALFORMED, ==, 1);
@@ -264,10 +299,15 @@ static void test_numbers(void)
     g_assert_cmpuint(MEMX_ERR_SHUTDOWN, ==, 12);
     g_assert_cmpuint(MEMX_ERR_INTERNAL, ==, 13);
     g_assert_cmpuint(MEMX_ERR_OFFERED, ==, 14);
+    g_assert_cmpuint(MEMX_ERR_SOURCE, ==, 15);
+    g_assert_cmpuint(MEMX_ERR_DRAINING, ==, 16);
 
     g_assert_cmpuint(MEMX_LANE_ORDERED, ==, 1);
     g_assert_cmpuint(MEMX_LANE_FAULT, ==, 2);
     g_assert_cmpuint(MEMX_LANE_FETCH, ==, 3);
+    g_assert_cmpuint(MEMX_LANE_READER, ==, 4);
+    g_assert_cmpuint(MEMX_REPLY_DRAINING, ==, 1);
+    g_assert_cmpuint(MEMX_SOURCE_BYTES, ==, 304);
     g_assert_cmpuint(MEMX_FEATURE_TLS, ==, 1);
     g_assert_cmpuint(MEMX_WELCOME_AUTH, ==, 1);
     g_assert_cmpuint(MEMX_OPEN_CREATE, ==, 1);
@@ -280,14 +320,16 @@ static void test_numbers(void)
 
 static void test_names(void)
 {
-    for (unsigned i = 0; i <= MEMX_ERR_OFFERED; i++) {
+    for (unsigned i = 0; i <= MEMX_ERR_DRAINING; i++) {
         g_assert_cmpstr(memx_error_name(i), !=, "unknown error");
     }
-    g_assert_cmpstr(memx_error_name(MEMX_ERR_OFFERED + 1), ==,
+    g_assert_cmpstr(memx_error_name(MEMX_ERR_DRAINING + 1), ==,
                     "unknown error");
     g_assert_cmpstr(memx_error_name(UINT_MAX), ==, "unknown error");
     g_assert_cmpstr(memx_opcode_name(MEMX_OP_STORE), ==, "STORE");
     g_assert_cmpstr(memx_opcode_name(MEMX_OP_RESIGN), ==, "RESIGN");
+    g_assert_cmpstr(memx_opcode_name(MEMX_OP_COPY), ==, "COPY");
+    g_assert_cmpstr(memx_opcode_name(MEMX_OP_HASHES), ==, "HASHES");
     g_assert_cmpstr(memx_opcode_name(UINT_MAX), ==, "unknown opcode");
 }
 
@@ -339,11 +381,19 @@ static void test_request_shapes(void)
         { MEMX_OP_RECLAIM, 0, 0, 16, 0 },
         { MEMX_OP_COMMIT, 0, 0, 16, 0 },
         { MEMX_OP_RESIGN, 0, 0, 16, 0 },
+        { MEMX_OP_HASHES, 7, 1, 0, 0 },
+        { MEMX_OP_COPY, LAST_GROUP, 5, 304, 0 },
     };
     static const Shape bad[] = {
         { 0, 0, 0, 0, 0 },
         { 4, 0, 0, 0, 0 },
-        { 41, 0, 0, 16, 0 },
+        { 42, 0, 1, 304, 0 },
+        { MEMX_OP_COPY, 0, 0, 304, 0 },
+        { MEMX_OP_COPY, 0, 1, 303, 0 },
+        { MEMX_OP_COPY, 0, 1, 304, 4096 },
+        { MEMX_OP_COPY, LAST_GROUP + 1, 1, 304, 0 },
+        { MEMX_OP_HASHES, 0, 0, 0, 0 },
+        { MEMX_OP_HASHES, 0, 1, 16, 0 },
         { 0xffff, 0, 0, 0, 0 },
         { MEMX_OP_HELLO, 0, 0, 55, 0 },
         { MEMX_OP_HELLO, 1, 0, 56, 0 },
@@ -514,7 +564,8 @@ static void test_reply_refused(void)
         { "no page", 56, 2, "\0\0" },
         { "65 pages", 56, 3, "\0\020\004" },
         { "payload", 56, 4, FF8 },
-        { "reserved", 60, 1, "\001" },
+        { "an unknown flag", 60, 1, "\002" },
+        { "reserved", 63, 1, "\001" },
         { "a PING's payload", 4, 1, "\010" },
     };
 
@@ -547,7 +598,8 @@ static void test_open_refused(void)
 {
     static const Damage damages[] = {
         { "no lane", 32, 1, "\0" },
-        { "an unknown lane", 32, 1, "\004" },
+        { "an unknown lane", 32, 1, "\005" },
+        { "CREATE as a reader", 32, 1, "\004" },
         { "CREATE on the fault lane", 32, 1, "\002" },
         { "an unknown flag", 36, 1, "\005" },
         { "CREATE and HEIR", 36, 1, "\003" },
@@ -715,6 +767,7 @@ int main(int argc, char **argv)
     g_test_add_func("/memx/protocol/golden/heir", test_heir_golden);
     g_test_add_func("/memx/protocol/golden/offer", test_offer_golden);
     g_test_add_func("/memx/protocol/golden/opened", test_opened_golden);
+    g_test_add_func("/memx/protocol/golden/source", test_source_golden);
     g_test_add_func("/memx/protocol/numbers", test_numbers);
     g_test_add_func("/memx/protocol/names", test_names);
     g_test_add_func("/memx/protocol/request-shapes", test_request_shapes);

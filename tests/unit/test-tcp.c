@@ -261,7 +261,8 @@ static void test_wrong_replies(void)
     wrong_reply("payload of half a page more", 57, 0x18);
     wrong_reply("payload of 16 MiB", 59, 1);
     wrong_reply("a body", 52, 32);
-    wrong_reply("reserved", 60, 1);
+    wrong_reply("an unknown flag", 60, 2);
+    wrong_reply("reserved", 63, 1);
 }
 
 /* A good reply, to something else. */
