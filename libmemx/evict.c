@@ -44,7 +44,7 @@ static uint64_t drop_frames(MemxRegion *r, MemxSlot *slot)
 static bool idle(const MemxChunk *chunk)
 {
     return !chunk->fetching && !chunk->installing &&
-           !memx_chunk_exclusive(chunk);
+           !(chunk->flags & (MEMX_CHUNK_EXCLUSIVE | MEMX_CHUNK_MOVING));
 }
 
 /* Would pages in this queue find a server now? */

@@ -107,7 +107,11 @@ static MemxVerdict ask(MemxRegion *r, uint16_t opcode, unsigned timeout_ms,
     int64_t end = g_get_monotonic_time() + timeout_ms * 1000ll;
     unsigned refused = 0;
     int status = -ETIMEDOUT;
+    unsigned arbiter;
 
+    g_mutex_lock(&r->lock);
+    arbiter = memx_arbiter(r);
+    g_mutex_unlock(&r->lock);
     while (side(r) != MEMX_SIDE_FENCED) {
         int64_t left_ms = (end - g_get_monotonic_time()) / 1000;
         MemxControl *control;
@@ -116,12 +120,13 @@ static MemxVerdict ask(MemxRegion *r, uint16_t opcode, unsigned timeout_ms,
             g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
                         "memory server %s, which decides which side runs the "
                         "VM, did not answer: %s; bring it back and try again",
-                        r->server[0].peer->address,
+                        r->server[arbiter].peer->address,
                         refused ? memx_error_name(refused)
                                 : g_strerror(-status));
             return MEMX_VERDICT_UNKNOWN;
         }
         control = g_new0(MemxControl, 1);
+        control->server = arbiter;
         control->opcode = opcode;
         memcpy(control->body, r->session_id, MEMX_ID_BYTES);
         control->body_bytes = MEMX_ID_BYTES;
@@ -142,7 +147,7 @@ static MemxVerdict ask(MemxRegion *r, uint16_t opcode, unsigned timeout_ms,
     g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
                 "the %s of the migration has the VM, as memory server %s says",
                 opcode == MEMX_OP_COMMIT ? "source" : "destination",
-                r->server[0].peer->address);
+                r->server[arbiter].peer->address);
     return MEMX_VERDICT_THEIRS;
 }
 
@@ -162,7 +167,8 @@ static MemxVerdict settle(MemxRegion *r, uint16_t opcode, bool ask_first,
         r->side = MEMX_SIDE_OWNER;
         r->tell_opcode = opcode;
         for (unsigned i = 0; i < r->n_servers; i++) {
-            r->server[i].told = ask_first && !i;
+            r->server[i].told = r->server[i].released ||
+                                (ask_first && i == memx_arbiter(r));
         }
         r->quiet = false;
         memx_worker_ring(&r->store);

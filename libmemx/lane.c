@@ -49,6 +49,7 @@ MemxCall *memx_lane_progress(MemxRegion *r, MemxServer *s, MemxLane lane)
             s->free_pages = call->reply.free_pages;
             s->capacity_pages = call->reply.capacity_pages;
             s->load_permille = call->reply.load_permille;
+            s->draining = call->reply.flags & MEMX_REPLY_DRAINING;
             s->fetched_bytes += call->reply.payload_bytes;
             if (!call->reply.error) {
                 s->stored_bytes += call->request.payload_bytes;
@@ -73,21 +74,27 @@ void memx_lane_close(MemxRegion *r, MemxServer *s, MemxLane lane)
     g_mutex_lock(&r->lock);
     l->up = false;
     l->in_flight = 0;
+    memx_changed_locked(r);
     g_mutex_unlock(&r->lock);
 }
 
 bool memx_lane_refresh(MemxRegion *r, MemxServer *s, MemxLane lane)
 {
     MemxLaneState *l = &s->lane[lane];
-    bool fresh = false;
+    bool fresh = false, closing = false;
 
-    if (l->channel && memx_channel_is_dead(l->channel)) {
+    if (l->channel) {
+        g_mutex_lock(&r->lock);
+        closing = s->closed && !l->in_flight;
+        g_mutex_unlock(&r->lock);
+    }
+    if (l->channel && (closing || memx_channel_is_dead(l->channel))) {
         memx_lane_close(r, s, lane);
         memx_worker_ring(&s->link);
     }
     if (!l->channel) {
         g_mutex_lock(&r->lock);
-        if (l->incoming) {
+        if (l->incoming && !s->closing) {
             l->channel = l->incoming;
             l->incoming = NULL;
             l->up = true;

@@ -123,6 +123,16 @@ static MemxWorker *owner(MemxRegion *r, MemxLane lane)
            : lane == MEMX_LANE_FAULT ? &r->faults : &r->fetch;
 }
 
+static bool ends(MemxRegion *r, MemxServer *s)
+{
+    bool closing;
+
+    g_mutex_lock(&r->lock);
+    closing = s->closing;
+    g_mutex_unlock(&r->lock);
+    return closing || memx_stopping(r);
+}
+
 /* Connects what is down.  False: something still is. */
 static bool connect_lanes(MemxRegion *r, MemxServer *s)
 {
@@ -139,7 +149,7 @@ static bool connect_lanes(MemxRegion *r, MemxServer *s)
         if (!down) {
             continue;
         }
-        if (memx_stopping(r)) {
+        if (ends(r, s)) {
             return false;
         }
         channel = connect_lane(r, s, lane, &info, &error);
@@ -153,6 +163,11 @@ static bool connect_lanes(MemxRegion *r, MemxServer *s)
         memcpy(s->instance, info.instance, sizeof(s->instance));
         s->free_pages = info.free_pages;
         s->capacity_pages = info.capacity_pages;
+        s->draining = info.draining;
+        if (lane == MEMX_LANE_ORDERED) {
+            memcpy(s->nonce[0], info.client_nonce, MEMX_NONCE_BYTES);
+            memcpy(s->nonce[1], info.server_nonce, MEMX_NONCE_BYTES);
+        }
         s->lane[lane].incoming = channel;
         g_mutex_unlock(&r->lock);
         memx_worker_ring(owner(r, lane));
@@ -238,7 +253,7 @@ void *memx_link_thread(void *opaque)
     MemxServer *s = args->server;
     unsigned retry_ms = RETRY_MIN_MS;
 
-    while (!memx_stopping(r)) {
+    while (!ends(r, s)) {
         struct pollfd pfd = { .fd = s->link.wake_fd, .events = POLLIN };
         bool down, offered, ok = true;
 

@@ -57,7 +57,8 @@ typedef enum {
     MEMX_EVENT_SERVER_LOST,  /* unreachable or not answering; being retried */
     MEMX_EVENT_SERVER_BACK,  /* answers again, with its pages */
     MEMX_EVENT_SERVER_EMPTY, /* came back without its pages: these are lost */
-    MEMX_EVENT_POOL_FULL,    /* servers refuse pages although reserved */
+    MEMX_EVENT_POOL_FULL,    /* servers refuse pages although reserved; or one
+                                is to be drained and the others lack room */
     MEMX_EVENT_STALLED,      /* a page was awaited for server_timeout */
     MEMX_EVENT_RESUMED,      /* what was stalled goes on: nothing waits */
     MEMX_EVENT_BUG,          /* a page is gone that the table calls local */
@@ -150,9 +151,19 @@ typedef enum {
     MEMX_SERVER_EMPTY,       /* came back without its pages */
 } MemxServerHealth;
 
+typedef enum {
+    MEMX_SERVER_IN_USE,
+    MEMX_SERVER_DRAINING,    /* what it has goes to the others: it was taken
+                                off the list, or its administrator says so */
+    MEMX_SERVER_RELEASED,    /* and has nothing left of this region */
+} MemxServerState;
+
 typedef struct MemxServerStats {
     char address[272];
     MemxServerHealth health;
+    MemxServerState state;
+    uint32_t chunks;         /* placed there; of one that drains: left */
+    uint64_t moved_bytes;    /* came to it from other servers; a counter */
     uint64_t remote_bytes;   /* only this server has them */
     uint64_t kept_bytes;     /* copies of local pages */
     uint64_t reserved_bytes;
@@ -205,6 +216,25 @@ typedef struct MemxStats {
 /* A snapshot.  Takes no lock that is held across a wait; safe while threads
  * wait for pages. */
 MEMX_API void memx_region_stats(MemxRegion *region, MemxStats *stats);
+
+/*
+ * Makes these the region's servers, while its memory is in use.  Connects to
+ * those that are new, reserves there, and fails, with nothing changed, if the
+ * servers of the list can't hold what must be reserved.  Then chunks are moved
+ * in the background, from server to server directly: to the new ones until
+ * each has its part, and all of those of servers that are not in the list any
+ * more.  These are released when they are empty; see MemxServerStats.state.
+ * Not during a split migration.
+ *
+ * Servers must reach each other under the addresses given here, and have the
+ * same key.
+ */
+MEMX_API bool memx_region_set_servers(MemxRegion *region,
+                                      const char *const *servers,
+                                      GError **error);
+
+/* "in use", "draining", "released" */
+MEMX_API const char *memx_server_state_name(MemxServerState state);
 
 /* "up", "down", "stalled", "empty" */
 MEMX_API const char *memx_server_health_name(MemxServerHealth health);

@@ -49,7 +49,7 @@ bool memx_page_table_init(MemxPageTable *t, uint64_t n_pages,
     t->trim = (uint64_t *)(base + trim_at);
     t->chunk = (MemxChunk *)(base + chunk_at);
     for (uint32_t c = 0; c < t->n_chunks; c++) {
-        t->chunk[c].server = MEMX_SERVER_NONE;
+        t->chunk[c].server = t->chunk[c].old = MEMX_SERVER_NONE;
     }
     return true;
 }

@@ -25,6 +25,11 @@
  * elsewhere in between.  Whoever finds a chunk exclusive sets `wanted`, leaves
  * it alone, and the waiting threads are woken (and fault again) at its end.
  *
+ * A chunk that is MOVING to another server is read from the one that it is on,
+ * and nothing of it is stored anywhere, until it changes its server at once
+ * (move.c).  `old` is a server that may hold pages of it in vain, since the
+ * chunk left it or didn't get there.
+ *
  * Plain data; the region's lock protects it.  Tables are mapped without
  * reserve: what describes memory that was never written takes no memory.
  *
@@ -43,6 +48,7 @@
 /* MemxChunk.flags */
 #define MEMX_CHUNK_EXCLUSIVE 0x01
 #define MEMX_CHUNK_WANTED 0x02
+#define MEMX_CHUNK_MOVING 0x04
 
 typedef struct MemxChunk {
     uint16_t fetching;
@@ -50,6 +56,7 @@ typedef struct MemxChunk {
     uint8_t flags;
     uint8_t server;      /* index in the pool, or MEMX_SERVER_NONE */
     uint8_t evicted_at;  /* low bits of the period of its last eviction */
+    uint8_t old;         /* index, or MEMX_SERVER_NONE */
 } MemxChunk;
 
 typedef struct MemxPageTable {

@@ -17,6 +17,7 @@
  *             dropped is computed when it is sent, so a trim can be repeated
  *             at any time and needs no queue that could grow.
  *   controls  reservations, for an API thread that waits.
+ *   moves     chunks that change their server: move.c.
  *
  *   pings     once a second on a lane that is idle: so a server's free memory
  *             is known, and a server that stopped answering is noticed.
@@ -331,7 +332,10 @@ static bool trim_next(MemxRegion *r)
     g_mutex_lock(&r->lock);
     c = memx_trim_take(&r->table);
     ok = c != UINT32_MAX && r->table.chunk[c].server != MEMX_SERVER_NONE;
-    if (ok && !drops_now(r, &r->server[r->table.chunk[c].server])) {
+    if (ok && r->table.chunk[c].flags & MEMX_CHUNK_MOVING) {
+        memx_trim_set(&r->table, c); /* on the server where it is then */
+        ok = false;
+    } else if (ok && !drops_now(r, &r->server[r->table.chunk[c].server])) {
         memx_trim_set(&r->table, c); /* when it answers again */
         ok = false;
     }
@@ -392,6 +396,12 @@ static void control_done(MemxRegion *r, MemxControl *control, int status,
                          unsigned error)
 {
     g_mutex_lock(&r->lock);
+    for (MemxControl **at = &r->control_sent; *at; at = &(*at)->next) {
+        if (*at == control) {
+            *at = control->next;
+            break;
+        }
+    }
     control->status = status;
     control->error = error;
     control->done = true;
@@ -412,6 +422,8 @@ static void controls(MemxRegion *r)
         control = r->control;
         if (control) {
             r->control = control->next;
+            control->next = r->control_sent;
+            r->control_sent = control;
         }
         g_mutex_unlock(&r->lock);
         if (!control) {
@@ -435,7 +447,12 @@ static void controls(MemxRegion *r)
 static void answered(MemxRegion *r, MemxServer *s, MemxCall *call)
 {
     MemxControl *control = call->owner;
+    MemxMove *move = &r->move[s->index];
 
+    if (call == &move->call || call == &move->drop) {
+        memx_move_answered(r, s, call);
+        return;
+    }
     if (call == &s->tell) {
         memx_handover_told(r, s);
         return;
@@ -638,6 +655,7 @@ void *memx_store_thread(void *opaque)
         if (!quiet(r)) {
             give_way(r);
             trims(r);
+            again |= memx_moves(r);
             again |= evict(r);
         } else if (memx_out_needs_room(r)) {
             trims(r);

@@ -39,23 +39,23 @@ uint64_t memx_pool_need(const MemxRegion *r, uint64_t limit)
 }
 
 /* Shares @pages out by @room; false if it isn't enough. */
-static bool share_out(const MemxRegion *r, uint64_t pages,
-                      const uint64_t *room, uint64_t *share)
+static bool share_out(unsigned n, uint64_t pages, const uint64_t *room,
+                      uint64_t *share)
 {
     uint64_t total = 0, given = 0;
 
-    for (unsigned i = 0; i < r->n_servers; i++) {
+    for (unsigned i = 0; i < n; i++) {
         total += room[i];
     }
     if (total < pages) {
         return false;
     }
-    for (unsigned i = 0; i < r->n_servers; i++) {
+    for (unsigned i = 0; i < n; i++) {
         share[i] = total ? (uint64_t)((__uint128_t)pages * room[i] / total)
                          : 0;
         given += share[i];
     }
-    for (unsigned i = 0; i < r->n_servers; i++) {
+    for (unsigned i = 0; i < n; i++) {
         uint64_t more = MIN(pages - given, room[i] - share[i]);
 
         share[i] += more;
@@ -64,19 +64,26 @@ static bool share_out(const MemxRegion *r, uint64_t pages,
     return true;
 }
 
+static uint64_t weight(const MemxServer *s)
+{
+    return !memx_server_in_use(s) ? 0
+           : s->want_pages ? s->want_pages : s->reserved_pages;
+}
+
 void memx_pool_quotas_locked(MemxRegion *r)
 {
     uint64_t total = 0;
 
     for (unsigned i = 0; i < r->n_servers; i++) {
-        total += r->server[i].reserved_pages;
+        total += weight(&r->server[i]);
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
-        uint64_t part = (__uint128_t)r->table.n_chunks * s->reserved_pages /
+        uint64_t part = (__uint128_t)r->table.n_chunks * weight(s) /
                         MAX(total, 1);
 
-        s->chunk_quota = MIN(part + 1, r->table.n_chunks);
+        s->chunk_quota = memx_server_in_use(s)
+                         ? MIN(part + 1, r->table.n_chunks) : 0;
     }
 }
 
@@ -96,59 +103,77 @@ static bool set_full(GError **error, uint64_t need, uint64_t have,
     return false;
 }
 
+bool memx_pool_fill(MemxRegion *r, MemxServer *s, const MemxOpen *names,
+                    GBytes *key, const char *address, GError **error)
+{
+    s->peer = memx_peer_new(r->transport, address, key, error);
+    if (!s->peer) {
+        return false;
+    }
+    s->told = true;
+    s->open = *names;
+    s->open.size_pages = r->table.n_pages;
+    s->open.epoch = 1;
+    memcpy(s->open.client, r->client_id, sizeof(s->open.client));
+    memx_random(s->open.space, sizeof(s->open.space));
+    memx_random(s->open.secret, sizeof(s->open.secret));
+    return true;
+}
+
 MemxServer *memx_pool_add(MemxRegion *r, const MemxOptions *o, GBytes *key,
                           const char *address, GError **error)
 {
     MemxServer *s = &r->server[r->n_servers];
-    MemxPeer *peer = memx_peer_new(r->transport, address, key, error);
+    MemxOpen names = { .lane = MEMX_LANE_NONE };
 
-    if (!peer) {
+    memx_name_set(names.vm_name, o->vm_name ? o->vm_name : "");
+    memx_name_set(names.region_name, o->region_name ? o->region_name : "");
+    memcpy(names.vm_uuid, o->vm_uuid, sizeof(names.vm_uuid));
+    if (!memx_pool_fill(r, s, &names, key, address, error)) {
         return NULL;
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
-        if (!strcmp(r->server[i].peer->address, peer->address)) {
+        if (!strcmp(r->server[i].peer->address, s->peer->address)) {
             g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
                         "server %s is named twice; name each server once",
-                        peer->address);
-            memx_peer_free(peer);
+                        s->peer->address);
+            g_clear_pointer(&s->peer, memx_peer_free);
             return NULL;
         }
     }
-    s->peer = peer;
-    s->told = true;
     s->index = r->n_servers++;
-    s->open.size_pages = r->table.n_pages;
-    s->open.epoch = 1;
-    memx_name_set(s->open.vm_name, o->vm_name ? o->vm_name : "");
-    memx_name_set(s->open.region_name, o->region_name ? o->region_name : "");
-    memcpy(s->open.vm_uuid, o->vm_uuid, sizeof(s->open.vm_uuid));
-    memcpy(s->open.client, r->client_id, sizeof(s->open.client));
-    memx_random(s->open.space, sizeof(s->open.space));
-    memx_random(s->open.secret, sizeof(s->open.secret));
     return s;
 }
 
 /* What a server has free, asked on a connection of no space.  With @want
  * pages it asks others to give up their copies. */
-static bool ask_room(MemxServer *s, unsigned timeout_ms, uint64_t want,
-                     uint64_t *room, uint64_t *capacity, GError **error)
+static bool ask_room(MemxServer *s, unsigned timeout_ms, int cancel_fd,
+                     uint64_t want, uint64_t *room, uint64_t *capacity,
+                     GError **error)
 {
     MemxOpen open = { .lane = MEMX_LANE_NONE };
     MemxCall ping = { .request = { .opcode = MEMX_OP_PING, .group = want } };
     MemxPeerInfo info = { 0 };
-    MemxChannel *channel = memx_peer_connect(s->peer, &open, timeout_ms, -1,
-                                             &info, error);
+    MemxChannel *channel = memx_peer_connect(s->peer, &open, timeout_ms,
+                                             cancel_fd, &info, error);
     int err;
 
     if (!channel) {
         return false;
     }
-    err = memx_channel_call(channel, &ping, timeout_ms, -1);
+    err = memx_channel_call(channel, &ping, timeout_ms, cancel_fd);
     memx_channel_close(channel);
     if (err || ping.reply.error) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
                     "server %s: no answer to a ping: %s", s->peer->address,
                     err ? g_strerror(-err) : memx_error_name(ping.reply.error));
+        return false;
+    }
+    if (!s->opened && ping.reply.flags & MEMX_REPLY_DRAINING) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
+                    "server %s: is being drained and takes no new VM; name "
+                    "another server, or undo that with memxctl drain --undo "
+                    "there", s->peer->address);
         return false;
     }
     *room = ping.reply.free_pages;
@@ -165,7 +190,9 @@ bool memx_pool_open_lanes(MemxRegion *r, MemxServer *s, bool create,
         MemxOpen open = s->open;
         MemxChannel *channel;
 
-        memx_handover_open_locked(r, s, &open); /* no other thread yet */
+        g_mutex_lock(&r->lock);
+        memx_handover_open_locked(r, s, &open);
+        g_mutex_unlock(&r->lock);
         open.lane = lane;
         if (create && lane == MEMX_LANE_ORDERED) {
             open.flags = MEMX_OPEN_CREATE;
@@ -182,7 +209,12 @@ bool memx_pool_open_lanes(MemxRegion *r, MemxServer *s, bool create,
         s->lane[lane].up = true;
         s->free_pages = info->free_pages;
         s->capacity_pages = info->capacity_pages;
+        s->draining = info->draining;
         memcpy(s->instance, info->instance, sizeof(s->instance));
+        if (lane == MEMX_LANE_ORDERED) {
+            memcpy(s->nonce[0], info->client_nonce, MEMX_NONCE_BYTES);
+            memcpy(s->nonce[1], info->server_nonce, MEMX_NONCE_BYTES);
+        }
     }
     return true;
 }
@@ -202,14 +234,14 @@ static bool reserve_first(MemxRegion *r, unsigned timeout_ms, GError **error)
         for (unsigned i = 0; i < r->n_servers; i++) {
             uint64_t size;
 
-            if (!ask_room(&r->server[i], timeout_ms, want, &room[i], &size,
-                          error)) {
+            if (!ask_room(&r->server[i], timeout_ms, -1, want, &room[i],
+                          &size, error)) {
                 return false;
             }
             total += room[i];
             capacity += size;
         }
-        if (share_out(r, need, room, share)) {
+        if (share_out(r->n_servers, need, room, share)) {
             break;
         }
         if (capacity < need || g_get_monotonic_time() > deadline_us) {
@@ -238,7 +270,7 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
                     MEMX_SERVERS_MAX);
         return false;
     }
-    r->server = g_new0(MemxServer, n);
+    r->server = g_new0(MemxServer, MEMX_SERVERS_MAX);
     memx_random(r->client_id, sizeof(r->client_id));
     for (unsigned i = 0; i < n; i++) {
         if (!memx_pool_add(r, o, key, o->servers[i], error)) {
@@ -264,7 +296,7 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
  * What must be told before is told; and a space that the other side may still
  * want is left: the server refuses to close it.
  */
-static void close_space(MemxRegion *r, MemxServer *s, int left_ms)
+void memx_pool_close_space(MemxRegion *r, MemxServer *s, int left_ms)
 {
     MemxCall tell = {
         .request = { .opcode = r->leave ? MEMX_OP_RESIGN : r->tell_opcode,
@@ -308,8 +340,9 @@ void memx_pool_close(MemxRegion *r)
         }
         if (s->opened) {
             /* Each has its part of what is left. */
-            close_space(r, s, (deadline_us - g_get_monotonic_time()) / 1000 /
-                           (r->n_servers - i));
+            memx_pool_close_space(
+                r, s, (deadline_us - g_get_monotonic_time()) / 1000 /
+                      (r->n_servers - i));
         }
         memx_peer_free(s->peer);
     }
@@ -329,7 +362,7 @@ int memx_control_call(MemxRegion *r, MemxControl *control,
     r->control = control;
     memx_worker_ring(&r->store);
     r->n_waiting++;
-    while (!control->done &&
+    while (!control->done && !memx_stopping(r) &&
            g_cond_wait_until(&r->changed, &r->lock, deadline)) {
         ;
     }
@@ -345,8 +378,8 @@ int memx_control_call(MemxRegion *r, MemxControl *control,
     return status;
 }
 
-static bool reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
-                        GError **error)
+bool memx_pool_reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
+                           GError **error)
 {
     MemxControl *control = g_new0(MemxControl, 1);
     unsigned refused;
@@ -384,8 +417,10 @@ static bool growth_room(MemxRegion *r, uint64_t want, uint64_t *room,
     for (unsigned i = 0; i < r->n_servers; i++) {
         uint64_t capacity;
 
-        if (!ask_room(&r->server[i], RESERVE_MS, want, &room[i], &capacity,
-                      error)) {
+        room[i] = 0;
+        if (memx_server_in_use(&r->server[i]) &&
+            !ask_room(&r->server[i], RESERVE_MS, -1, want, &room[i],
+                      &capacity, error)) {
             return false;
         }
     }
@@ -400,6 +435,9 @@ static bool growth_room(MemxRegion *r, uint64_t want, uint64_t *room,
         uint64_t most = (s->n_chunks + unplaced) * chunk_pages;
 
         room[i] += held > s->reserved_pages ? held - s->reserved_pages : 0;
+        if (!memx_server_in_use(s)) {
+            continue;
+        }
         room[i] = MIN(room[i], most > s->reserved_pages
                                ? most - s->reserved_pages : 0);
     }
@@ -413,16 +451,19 @@ static bool reserve_all(MemxRegion *r, const uint64_t *pages,
 {
     for (unsigned i = 0; i < r->n_servers; i++) {
         if (pages[i] != old[i] &&
-            !reserve_one(r, &r->server[i], pages[i], error)) {
+            !memx_pool_reserve_one(r, &r->server[i], pages[i], error)) {
             for (unsigned k = 0; k < i; k++) {
                 if (pages[k] != old[k]) {
-                    reserve_one(r, &r->server[k], old[k], NULL);
+                    memx_pool_reserve_one(r, &r->server[k], old[k], NULL);
                 }
             }
             return false;
         }
     }
     g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        r->server[i].want_pages = 0;
+    }
     memx_pool_quotas_locked(r);
     g_mutex_unlock(&r->lock);
     return true;
@@ -444,7 +485,7 @@ static bool grow(MemxRegion *r, uint64_t more, const uint64_t *old,
         for (unsigned i = 0; i < r->n_servers; i++) {
             total += room[i];
         }
-        if (share_out(r, more, room, share)) {
+        if (share_out(r->n_servers, more, room, share)) {
             for (unsigned i = 0; i < r->n_servers; i++) {
                 share[i] += old[i];
             }
@@ -491,11 +532,49 @@ bool memx_pool_reserve_each(MemxRegion *r, const uint64_t *need,
         for (unsigned i = 0; i < r->n_servers; i++) {
             uint64_t room, capacity;
 
-            if (!ask_room(&r->server[i], RESERVE_MS, pages[i] - old[i], &room,
-                          &capacity, error)) {
+            if (memx_server_in_use(&r->server[i]) &&
+                !ask_room(&r->server[i], RESERVE_MS, -1, pages[i] - old[i],
+                          &room, &capacity, error)) {
                 return false;
             }
         }
+        g_usleep(GIVE_WAY_POLL_MS * 1000);
+    }
+}
+
+bool memx_pool_plan(MemxRegion *r, MemxServer **list, unsigned n,
+                    uint64_t need, int cancel_fd, uint64_t *want,
+                    GError **error)
+{
+    int64_t deadline_us = g_get_monotonic_time() + GIVE_WAY_MS * 1000ll;
+    uint64_t room[MEMX_SERVERS_MAX], total, capacity, ask = 0;
+
+    for (;;) {
+        total = capacity = 0;
+        for (unsigned i = 0; i < n; i++) {
+            MemxServer *s = list[i];
+            uint64_t size, held;
+
+            if (!ask_room(s, RESERVE_MS, cancel_fd, ask, &room[i], &size,
+                          error)) {
+                return false;
+            }
+            g_mutex_lock(&r->lock);
+            held = s->remote_pages + s->kept_pages;
+            room[i] += MAX(s->reserved_pages, held);
+            g_mutex_unlock(&r->lock);
+            room[i] = MIN(room[i], r->table.n_pages);
+            total += room[i];
+            capacity += size;
+        }
+        if (share_out(n, need, room, want)) {
+            return true;
+        }
+        if (capacity < need || g_get_monotonic_time() > deadline_us ||
+            memx_stopping(r)) {
+            return set_full(error, need, total, n);
+        }
+        ask = need;
         g_usleep(GIVE_WAY_POLL_MS * 1000);
     }
 }
@@ -508,13 +587,14 @@ bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
     g_mutex_lock(&r->lock);
     need = memx_pool_need(r, limit);
     for (unsigned i = 0; i < r->n_servers; i++) {
-        old[i] = r->server[i].reserved_pages;
+        old[i] = memx_server_in_use(&r->server[i])
+                 ? r->server[i].reserved_pages : 0;
         now += old[i];
     }
     g_mutex_unlock(&r->lock);
     if (need > now) {
         return grow(r, need - now, old, error);
     }
-    return need == now || (share_out(r, need, old, share) &&
+    return need == now || (share_out(r->n_servers, need, old, share) &&
                            reserve_all(r, share, old, error));
 }

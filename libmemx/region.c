@@ -185,6 +185,7 @@ static bool start_threads(MemxRegion *r, GError **error)
     if (!memx_worker_init(&r->session, error) ||
         !memx_worker_init(&r->store, error) ||
         !memx_worker_init(&r->fetch, error) ||
+        !memx_worker_init(&r->keeper, error) ||
         !memx_worker_init(&r->faults, error)) {
         return false;
     }
@@ -200,7 +201,9 @@ static bool start_threads(MemxRegion *r, GError **error)
         return false;
     }
     if (!r->passive &&
-        (!memx_worker_start(&r->fetch, "memx-fetch", memx_fetch_thread, r,
+        (!memx_worker_start(&r->keeper, "memx-keeper", memx_keeper_thread, r,
+                            error) ||
+         !memx_worker_start(&r->fetch, "memx-fetch", memx_fetch_thread, r,
                             error) ||
          !memx_worker_start(&r->faults, "memx-fault", memx_fault_thread, r,
                             error))) {
@@ -302,6 +305,16 @@ static bool somebody_waits(MemxRegion *r)
     return waits;
 }
 
+static void free_controls(MemxControl *control)
+{
+    while (control) {
+        MemxControl *next = control->next;
+
+        g_free(control);
+        control = next;
+    }
+}
+
 void memx_region_free(MemxRegion *r)
 {
     bool waits;
@@ -310,6 +323,10 @@ void memx_region_free(MemxRegion *r)
         return;
     }
     g_atomic_int_set(&r->stop, 1);
+    g_mutex_lock(&r->lock);
+    g_cond_broadcast(&r->changed); /* the keeper may wait for an answer */
+    g_mutex_unlock(&r->lock);
+    memx_worker_join(&r->keeper);
     for (unsigned i = 0; i < r->n_servers; i++) {
         memx_worker_join(&r->server[i].link);
     }
@@ -317,21 +334,20 @@ void memx_region_free(MemxRegion *r)
     memx_worker_join(&r->store);
     memx_worker_join(&r->faults);
     memx_worker_join(&r->session);
-    for (unsigned i = 0; i < r->n_servers; i++) {
+    for (unsigned i = 0; r->server && i < MEMX_SERVERS_MAX; i++) {
         memx_worker_destroy(&r->server[i].link);
     }
     memx_worker_destroy(&r->fetch);
     memx_worker_destroy(&r->store);
     memx_worker_destroy(&r->faults);
     memx_worker_destroy(&r->session);
-    while (r->control) { /* nobody waits any more */
-        MemxControl *control = r->control;
-
-        r->control = control->next;
-        g_free(control);
-    }
+    memx_worker_destroy(&r->keeper);
     waits = somebody_waits(r);
     memx_pool_close(r);
+    free_controls(r->control); /* nobody waits any more */
+    free_controls(r->control_sent);
+    memx_moves_destroy(r);
+    g_clear_pointer(&r->retired, g_ptr_array_unref);
     memx_out_free(r); /* buffers, which channels had */
     /* Closing it unregisters, which would give zeros to whoever waits: the
      * process is about to end with that thread asleep, so let it sleep. */

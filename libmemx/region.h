@@ -17,6 +17,8 @@
  *            guest.                                           pager-fetch.c
  *   link     one per server: connects its three lanes, again after a loss,
  *            and hands them to the threads that own them.     link.c
+ *   keeper   what takes longer with the servers: makes room for what a server
+ *            that is drained has, releases it when it is empty. keeper.c
  *   session  ages the history, watches the clock, calls the event function.
  *                                                             session.c
  *
@@ -40,6 +42,7 @@
 #define MEMX_REGION_H
 
 #include <poll.h>
+#include <stdatomic.h>
 #include <time.h>
 #include "history.h"
 #include "memx.h"
@@ -82,8 +85,27 @@ typedef struct MemxLaneState {
 
 #define MEMX_WHY_BYTES 256
 
+/* A server's part in moves (move.c); the store thread's. */
+typedef struct MemxMove {
+    /* A chunk is coming here. */
+    bool active, asking;    /* a COPY is in flight */
+    uint32_t chunk;
+    unsigned from;
+    uint64_t at, end;       /* groups */
+    uint64_t *copied;       /* pages, for each group of the chunk */
+    uint64_t channels;      /* MemxServer.channels when it began */
+    MemxCall call;
+    uint8_t body[MEMX_SOURCE_BYTES];
+
+    /* Pages of a chunk are dropped here, which it has in vain. */
+    bool dropping, drop_asking;
+    uint32_t drop_chunk;    /* also where to look for the next */
+    uint64_t drop_at, drop_end;
+    MemxCall drop;
+} MemxMove;
+
 typedef struct MemxServer {
-    /* Constant after creation. */
+    /* Constant while it is in use. */
     MemxPeer *peer;
     unsigned index;
     MemxOpen open;          /* space id, secret, ...; lane is filled in */
@@ -116,6 +138,22 @@ typedef struct MemxServer {
     uint8_t instance[MEMX_ID_BYTES];
 
     bool told;              /* whose the space is: see handover.c */
+
+    /* Comings and goings: keeper.c. */
+    bool draining;          /* it says that it is to be emptied */
+    bool leaving;           /* taken off the list */
+    bool moving_out;        /* all of its chunks go elsewhere */
+    bool no_room;           /* for them, elsewhere */
+    bool closing;           /* its lanes are not opened any more */
+    bool closed;            /* those that are there are closed */
+    bool released;          /* it is none of ours any more */
+    uint64_t want_pages;    /* to be reserved when chunks are where they
+                               belong; 0: as it is */
+    uint32_t n_old;         /* chunks of which it is `old` */
+    uint64_t moved_bytes;
+    uint64_t hold_until_ns; /* no move to or from it before */
+    uint8_t nonce[2][MEMX_NONCE_BYTES]; /* of the ordered lane's channel:
+                               client's, server's */
 
     /* The store thread's. */
     bool telling;           /* a call is in flight */
@@ -204,14 +242,14 @@ struct MemxRegion {
     bool fill_by_move;
     bool host_swap;
     const MemxTransport *transport;
-    unsigned n_servers;
-    MemxServer *server;
+    MemxServer *server;     /* MEMX_SERVERS_MAX of them */
     const uint8_t *zeros;   /* a group of them */
     uint8_t client_id[MEMX_ID_BYTES];
     uint8_t hash_key[MEMX_HASH_KEY_BYTES];
 
     int stop;               /* atomic: threads shall end */
     int ready;              /* atomic: events may be delivered */
+    atomic_uint n_servers;  /* grows, when the next one is complete */
     GMutex resize;          /* one change of the local size at a time; taken
                                before `lock`, held across the network */
 
@@ -234,7 +272,7 @@ struct MemxRegion {
     bool bug;
     MemxPrefetch prefetch[MEMX_PREFETCH_QUEUE];
     unsigned prefetch_head, prefetch_n;
-    MemxControl *control;
+    MemxControl *control, *control_sent; /* to be sent; in flight */
     uint32_t events[MEMX_EVENT_TYPES]; /* to be delivered: a bit a server */
     MemxCounters count;
     uint64_t fault_busy;    /* a bit per fault[]: in flight */
@@ -249,6 +287,8 @@ struct MemxRegion {
     uint8_t heir_id[MEMX_ID_BYTES]; /* source: of whom it was offered to */
     bool quiet;             /* nothing is evicted or trimmed, for the moment */
     bool leave;             /* the spaces are another's when we end */
+    bool rebalance;         /* chunks go where there are too few of them */
+    unsigned n_moves;       /* active */
     uint64_t fetched_at_commit;
     MemxSplitOut *out;      /* while it is being split; split-out.c */
 
@@ -263,10 +303,14 @@ struct MemxRegion {
     unsigned queue_turn;
     MemxDrop drop[MEMX_DROPS_MAX];
     unsigned n_drops;       /* in flight */
+    MemxMove move[MEMX_SERVERS_MAX]; /* by server */
+    uint32_t move_cursor;   /* chunk at which to look for one to move */
+    uint64_t move_idle_ns;  /* there was none, then */
     uint32_t trim_chunk;    /* being trimmed, from group trim_at on */
     uint64_t trim_at, trim_end;
 
-    MemxWorker faults, store, fetch, session;
+    MemxWorker faults, store, fetch, session, keeper;
+    GPtrArray *retired;     /* peers of servers released; the keeper's */
 };
 
 static inline uint64_t memx_now_ns(void)
@@ -357,9 +401,27 @@ static inline bool memx_server_stores(const MemxRegion *r,
         most = MIN(most, MEMX_GENTLE_SLOTS);
     }
     return s->lane[MEMX_LANE_ORDERED].up && !s->full && s->told &&
+           !s->closing &&
            s->health != MEMX_SERVER_EMPTY && memx_server_has_room(s) &&
            s->n_out < (s->health == MEMX_SERVER_STALLED ? 1 : most);
 }
+/* The server that decides whose the spaces are: the first one. */
+static inline unsigned memx_arbiter(const MemxRegion *r)
+{
+    unsigned i = 0;
+
+    while (i + 1 < r->n_servers && r->server[i].released) {
+        i++;
+    }
+    return i;
+}
+
+/* May chunks be placed there? */
+static inline bool memx_server_in_use(const MemxServer *s)
+{
+    return !s->released && !s->moving_out;
+}
+
 /* Places a chunk that has no server, by room and load; -1 if none will have
  * it.  MEMX_CHUNK_NONE only asks. */
 int memx_place_locked(MemxRegion *r, uint32_t chunk);
@@ -418,6 +480,27 @@ bool memx_pool_open_lanes(MemxRegion *r, MemxServer *s, bool create,
                           unsigned timeout_ms, MemxPeerInfo *info,
                           GError **error);
 void memx_pool_quotas_locked(MemxRegion *r);
+/* Fills in a server that is not in the region yet. */
+bool memx_pool_fill(MemxRegion *r, MemxServer *s, const MemxOpen *names,
+                    GBytes *key, const char *address, GError **error);
+/* Reserves @pages; any thread but the region's own, the keeper excepted. */
+bool memx_pool_reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
+                           GError **error);
+/* Shares a reservation of @need pages out over @n servers, by what each has
+ * and could have more. */
+bool memx_pool_plan(MemxRegion *r, MemxServer **list, unsigned n,
+                    uint64_t need, int cancel_fd, uint64_t *want,
+                    GError **error);
+/* Drops the space, on a connection of its own. */
+void memx_pool_close_space(MemxRegion *r, MemxServer *s, int left_ms);
+
+/* keeper.c */
+void *memx_keeper_thread(void *region);
+
+/* move.c: the store thread's part.  True: there is more, soon. */
+bool memx_moves(MemxRegion *r);
+void memx_move_answered(MemxRegion *r, MemxServer *s, MemxCall *call);
+void memx_moves_destroy(MemxRegion *r);
 
 /* Asks the store thread to do something with a server, and waits; @control is
  * its own from then on.  0, -errno, or -ETIMEDOUT (it may still be done);

@@ -21,6 +21,9 @@ static int hindering_server(MemxRegion *r)
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
 
+        if (s->released) {
+            continue;
+        }
         if (s->health != MEMX_SERVER_UP) {
             return i;
         }
@@ -77,6 +80,7 @@ typedef struct Said {
     const char *server;
     uint64_t mib;           /* that it alone holds */
     bool full;
+    bool no_room;           /* elsewhere, for what it has */
     char why_down[MEMX_WHY_BYTES];
 } Said;
 
@@ -103,7 +107,6 @@ static char *describe(MemxRegion *r, MemxEventType type, const Said *said)
     const char *server = said->server;
     uint64_t mib = said->mib;
 
-
     switch (type) {
     case MEMX_EVENT_SERVER_LOST:
         return g_strdup_printf("memory server %s is lost; it alone holds %"
@@ -118,6 +121,12 @@ static char *describe(MemxRegion *r, MemxEventType type, const Said *said)
                                "restored; threads that need them wait",
                                server, mib);
     case MEMX_EVENT_POOL_FULL:
+        if (said->no_room) {
+            return g_strdup_printf("memory server %s is being drained, but "
+                                   "the others have no room for what is "
+                                   "there; add a server, free memory on one "
+                                   "or raise its capacity", server);
+        }
         return g_strdup_printf("memory server %s is full; free memory there "
                                "or raise its capacity", server);
     case MEMX_EVENT_STALLED:
@@ -175,6 +184,7 @@ static void deliver(MemxRegion *r)
             said.server = event.server;
             said.mib = event.remote_bytes >> 20;
             said.full = s->full_told;
+            said.no_room = s->no_room;
             if (s->health == MEMX_SERVER_DOWN && *s->why_down) {
                 g_snprintf(said.why_down, sizeof(said.why_down), "%s)",
                            s->why_down);

@@ -152,7 +152,8 @@ static int most_room_locked(MemxRegion *r, const MemxSplitOut *out)
         int64_t room = (int64_t)(r->server[i].reserved_pages -
                                  out->server[i].planned_pages);
 
-        if (room > most && r->server[i].health != MEMX_SERVER_EMPTY) {
+        if (room > most && memx_server_in_use(&r->server[i]) &&
+            r->server[i].health != MEMX_SERVER_EMPTY) {
             most = room;
             best = i;
         }
@@ -307,6 +308,13 @@ static bool settled_locked(MemxRegion *r, GError **error)
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
 
+        if (s->moving_out || s->n_old) {
+            g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
+                        "memory is being moved from memory server %s to "
+                        "others; try again when that has ended",
+                        s->peer->address);
+            return false;
+        }
         if (s->health != MEMX_SERVER_UP || !s->told) {
             g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
                         "memory server %s is %s; bring it back first",
@@ -326,8 +334,9 @@ static bool await_last(MemxRegion *r, GError **error)
     bool ok;
 
     g_mutex_lock(&r->lock);
+    r->rebalance = false; /* what is under way ends */
     r->n_waiting++;
-    while (r->out && r->out->ending &&
+    while (((r->out && r->out->ending) || r->n_moves) &&
            g_cond_wait_until(&r->changed, &r->lock, end)) {
         ;
     }

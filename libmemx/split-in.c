@@ -276,7 +276,7 @@ static bool open_spaces(MemxArrival *a, MemxRegion *r, GError **error)
     MemxSplitBegin *b = &a->begin;
     uint64_t reserved = 0;
 
-    r->server = g_new0(MemxServer, b->n_servers);
+    r->server = g_new0(MemxServer, MEMX_SERVERS_MAX);
     r->side = MEMX_SIDE_HEIR;
     memcpy(r->client_id, b->heir, sizeof(r->client_id));
     memcpy(r->session_id, b->session, sizeof(r->session_id));

@@ -356,7 +356,7 @@ int memx_split_offer(MemxRegion *r, unsigned timeout_ms, GError **error)
     r->side = MEMX_SIDE_OFFERED;
     g_mutex_unlock(&r->lock);
     for (unsigned i = 0; i < r->n_servers; i++) {
-        for (;;) {
+        while (!r->server[i].released) {
             int64_t left_ms = (end - g_get_monotonic_time()) / 1000;
             int done = left_ms <= 0 ? 0
                        : offer_one(r, &r->server[i], left_ms, error);

@@ -13,6 +13,20 @@
 
 #define LOOK_MAX 4096
 
+/* The destination doesn't hear of servers that were released. */
+static unsigned told_index(const MemxRegion *r, unsigned server)
+{
+    unsigned index = 0;
+
+    if (server == MEMX_SERVER_NONE) {
+        return server;
+    }
+    for (unsigned i = 0; i < server; i++) {
+        index += !r->server[i].released;
+    }
+    return index;
+}
+
 static size_t begin_locked(MemxRegion *r, void *buf)
 {
     g_autofree MemxSplitBegin *begin = g_new0(MemxSplitBegin, 1);
@@ -23,11 +37,14 @@ static size_t begin_locked(MemxRegion *r, void *buf)
     memcpy(begin->session, r->session_id, sizeof(begin->session));
     memcpy(begin->heir, r->heir_id, sizeof(begin->heir));
     memcpy(begin->hash_key, r->hash_key, sizeof(begin->hash_key));
-    begin->n_servers = r->n_servers;
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
-        MemxSplitServer *to = &begin->servers[i];
+        MemxSplitServer *to = &begin->servers[begin->n_servers];
 
+        if (s->released) {
+            continue;
+        }
+        begin->n_servers++;
         g_strlcpy(to->address, s->peer->address, sizeof(to->address));
         memcpy(to->space, s->open.space, sizeof(to->space));
         memcpy(to->secret, s->open.secret, sizeof(to->secret));
@@ -77,7 +94,7 @@ static bool add_locked(MemxRegion *r, MemxSplitWriter *writer, uint32_t c)
     MemxPageTable *t = &r->table;
     uint64_t g = memx_group_of_chunk(t, c), end = memx_group_end(t, c);
 
-    if (!memx_split_writer_add(writer, t->chunk[c].server,
+    if (!memx_split_writer_add(writer, told_index(r, t->chunk[c].server),
                                r->history.value[c], r->out->handed + g,
                                r->out->main + g, end - g,
                                memx_group_mask(t, end - 1))) {

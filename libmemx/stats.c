@@ -10,6 +10,11 @@ static void server_stats_locked(MemxServer *s, MemxServerStats *out)
 {
     g_strlcpy(out->address, s->peer->address, sizeof(out->address));
     out->health = s->health;
+    out->state = s->released ? MEMX_SERVER_RELEASED
+                 : s->leaving || s->moving_out || s->draining
+                 ? MEMX_SERVER_DRAINING : MEMX_SERVER_IN_USE;
+    out->chunks = s->n_chunks;
+    out->moved_bytes = s->moved_bytes;
     out->remote_bytes = s->remote_pages * MEMX_PAGE_BYTES;
     out->kept_bytes = s->kept_pages * MEMX_PAGE_BYTES;
     out->reserved_bytes = s->reserved_pages * MEMX_PAGE_BYTES;
@@ -105,6 +110,19 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     out->tracker = "faults";
     out->fetch_p50_ns = quantile_ns(out->fetch_latency, 500);
     out->fetch_p99_ns = quantile_ns(out->fetch_latency, 990);
+}
+
+const char *memx_server_state_name(MemxServerState state)
+{
+    switch (state) {
+    case MEMX_SERVER_IN_USE:
+        return "in use";
+    case MEMX_SERVER_DRAINING:
+        return "draining";
+    case MEMX_SERVER_RELEASED:
+    default:
+        return "released";
+    }
 }
 
 const char *memx_server_health_name(MemxServerHealth health)
