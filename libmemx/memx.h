@@ -156,12 +156,12 @@ typedef enum {
     MEMX_SERVER_DRAINING,    /* what it has goes to the others: it was taken
                                 off the list, or its administrator says so */
     MEMX_SERVER_RELEASED,    /* and has nothing left of this region */
-} MemxServerState;
+} MemxServerUse;
 
 typedef struct MemxServerStats {
     char address[272];
     MemxServerHealth health;
-    MemxServerState state;
+    MemxServerUse state;
     uint32_t chunks;         /* placed there; of one that drains: left */
     uint64_t moved_bytes;    /* came to it from other servers; a counter */
     uint64_t remote_bytes;   /* only this server has them */
@@ -234,7 +234,7 @@ MEMX_API bool memx_region_set_servers(MemxRegion *region,
                                       GError **error);
 
 /* "in use", "draining", "released" */
-MEMX_API const char *memx_server_state_name(MemxServerState state);
+MEMX_API const char *memx_server_state_name(MemxServerUse state);
 
 /* "up", "down", "stalled", "empty" */
 MEMX_API const char *memx_server_health_name(MemxServerHealth health);

@@ -112,7 +112,7 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     out->fetch_p99_ns = quantile_ns(out->fetch_latency, 990);
 }
 
-const char *memx_server_state_name(MemxServerState state)
+const char *memx_server_state_name(MemxServerUse state)
 {
     switch (state) {
     case MEMX_SERVER_IN_USE:
