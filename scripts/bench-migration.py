@@ -122,9 +122,8 @@ def chosen_scenarios(args):
     return args.only or (QUICK if args.quick else list(SCENARIOS))
 
 
-def measure(test, args, large_mib, say):
-    """All runs; a mode that cannot be measured says why."""
-    runs = []
+def measure(test, args, large_mib, say, runs):
+    """Appends all runs; a mode that cannot be measured says why."""
     for name in chosen_scenarios(args):
         load, uplinks, is_large, all_modes = SCENARIOS[name]
         size = large_mib if is_large else 1024
@@ -140,12 +139,21 @@ def measure(test, args, large_mib, say):
                 run = measure_one(test, Run(args, lab, size, load, mode,
                                             repetition))
                 run.update(scenario=name, repetition=repetition)
+                check_sorted(run, runs)
                 runs.append(run)
                 say(f"  {mode:12}{report.run_line(run)}")
                 for line in report.details(run):
                     say(f"{'':14}{line}")
         lab.close()
-    return runs
+
+
+def check_sorted(run, runs):
+    """The same data, sorted on whichever hosts, are the same."""
+    sums = {one["checksum"] for one in [*runs, run] if "checksum" in one
+            and one["size_mib"] == run["size_mib"]}
+    if len(sums) > 1:
+        raise Failure(f"sort after a migration ({run['mode']}) came to "
+                      f"another result: {sums}")
 
 
 def measure_one(test, run):
@@ -167,25 +175,31 @@ def bench(test, args):
     large_mib = 1024
     if any(SCENARIOS[name][2] for name in chosen_scenarios(args)):
         large_mib = choose_size(args, say)
-    began = time.time()
-    load = os.getloadavg()
-    runs = measure(test, args, large_mib, say)
+    began, load, runs = time.time(), os.getloadavg(), []
+    try:
+        measure(test, args, large_mib, say, runs)
+    finally:
+        # However it ended: what was measured took its time.
+        if runs:
+            finish(args, {
+                **summary(args, runs), "accelerator": described,
+                "load_average": load, "large_mib": large_mib,
+                "seconds": round(time.time() - began), "runs": runs}, say)
+    if any("error" in run for run in runs):
+        raise Failure("not all could be measured, see above")
+
+
+def summary(args, runs):
     judged, told = figures(runs, args.rate + "bit")
-    result = {
+    return {
         **judged, "told": told,
         "paper": {key: limits[1] for key, limits in LIMITS.items()},
         "limits": {key: {"must": limits[2], "aim": limits[3]}
                    for key, limits in LIMITS.items()},
-        "accelerator": described, "cpus": os.cpu_count(),
-        "kernel": os.uname().release, "load_average": load,
+        "cpus": os.cpu_count(), "kernel": os.uname().release,
         "rate": args.rate, "repetitions": args.repeat,
         "multifd": args.multifd, "warm_up_s": args.warm_up,
-        "large_mib": large_mib, "seconds": round(time.time() - began),
-        "runs": runs,
     }
-    finish(args, result, say)
-    if any("error" in run for run in runs):
-        raise Failure("not all could be measured, see above")
 
 
 def finish(args, result, say):

@@ -96,6 +96,9 @@ def steady_loss_pct(run, ideal):
 def own_loss_pct(run, ideal):
     """Of its own throughput before the migration, compared with the ideal's
     of its own: what else the machine does plays a smaller part."""
+    if not run["kv_before"] or not ideal["kv_before"]:
+        return None
+
     def kept(one):
         return (statistics.median(after(one)[-STEADY_SECONDS:])
                 / one["kv_before"])
