@@ -29,6 +29,7 @@ bool memx_discard_range(RAMBlock *block, uint64_t offset, size_t bytes,
 /* Each returns false with an error if memx RAM makes it impossible. */
 bool memx_allows_snapshot(Error **errp);
 bool memx_allows_capabilities(const bool *caps, Error **errp);
+bool memx_allows_transport(int transport, Error **errp);
 bool memx_allows_virtio_mem(HostMemoryBackend *memdev, Error **errp);
 
 /*
@@ -112,6 +113,11 @@ static inline bool memx_allows_snapshot(Error **errp)
 }
 
 static inline bool memx_allows_capabilities(const bool *caps, Error **errp)
+{
+    return true;
+}
+
+static inline bool memx_allows_transport(int transport, Error **errp)
 {
     return true;
 }

@@ -70,6 +70,19 @@ bool memx_split_allows_capabilities(const bool *caps, Error **errp)
     return true;
 }
 
+/* Who takes a VM over must be able to refuse it. */
+bool memx_allows_transport(int transport, Error **errp)
+{
+    if (memx_split_migration() &&
+        transport != MIGRATION_ADDRESS_TYPE_SOCKET) {
+        error_setg(errp, "split-migration needs a destination that answers: "
+                   "use tcp: or unix:, not %s:, or switch it off",
+                   MigrationAddressType_str(transport));
+        return false;
+    }
+    return true;
+}
+
 /* --- parameters -------------------------------------------------------- */
 
 void memx_params_init(MigrationParameters *params)

@@ -25,6 +25,8 @@
 
 #define PAGE (4 * KiB)
 #define DOWN_S 30               /* without a connection: give up */
+#define SILENT_S 2              /* without an answer: don't count on it */
+#define ENDLESS (1ull << 56)    /* bytes that no downtime-limit allows */
 
 static struct {
     QemuMutex lock;             /* protects all but the last three */
@@ -37,9 +39,11 @@ static struct {
         uint64_t sent_bytes;    /* at rated_at */
         uint64_t rate;
         uint64_t peak;          /* the highest rate so far */
+        int64_t answered_at;    /* or nothing was pending */
     } servers[MEMX_SERVERS_MAX];
     uint64_t stream_bytes;      /* sent by the main stream, at rated_at */
     uint64_t stream_peak;
+    bool silent;                /* some server is */
 
     int64_t migration;          /* whose they are: when it began */
     uint64_t sent_bytes;        /* atomic */
@@ -158,6 +162,47 @@ static void rate_servers(int64_t now)
     figures.rated_at = now;
 }
 
+static bool is_silent(unsigned i, int64_t now)
+{
+    return figures.sums.servers[i].health != MEMX_SERVER_UP ||
+           now - figures.servers[i].answered_at > SILENT_S * G_USEC_PER_SEC;
+}
+
+/* @before: what they had answered until the last time. */
+static void watch_servers(const MemxSplitStats *before, int64_t now)
+{
+    const MemxSplitStats *sums = &figures.sums;
+    unsigned i;
+
+    figures.silent = false;
+    for (i = 0; i < sums->n_servers; i++) {
+        if (!sums->servers[i].pending_bytes || i >= before->n_servers ||
+            sums->servers[i].sent_bytes != before->servers[i].sent_bytes) {
+            figures.servers[i].answered_at = now;
+        }
+        figures.silent |= is_silent(i, now);
+    }
+}
+
+/* "a:1, b:2": those that may be why something takes so long. */
+char *memx_split_suspects(void)
+{
+    const MemxSplitStats *sums = &figures.sums;
+    g_autoptr(GString) text = g_string_new(NULL);
+    int64_t now = g_get_monotonic_time();
+    unsigned i;
+
+    memx_split_figures_refresh(NULL);
+    QEMU_LOCK_GUARD(&figures.lock);
+    for (i = 0; i < sums->n_servers; i++) {
+        if (sums->servers[i].pending_bytes || is_silent(i, now)) {
+            g_string_append_printf(text, "%s%s", text->len ? ", " : "",
+                                   sums->servers[i].address);
+        }
+    }
+    return g_string_free(g_steal_pointer(&text), false);
+}
+
 /*
  * A server that is merely slow, or stopped, is waited for: it has what it was
  * sent.  So has one that can't be reached, perhaps: for a while.
@@ -189,6 +234,7 @@ static bool check_servers(int64_t now, Error **errp)
 bool memx_split_figures_refresh(Error **errp)
 {
     g_autofree MemxSplitStats *sums = g_new0(MemxSplitStats, 1);
+    g_autofree MemxSplitStats *before = NULL;
     int64_t now = g_get_monotonic_time();
     unsigned i;
 
@@ -209,7 +255,9 @@ bool memx_split_figures_refresh(Error **errp)
                sums->sent_pages - figures.sums.sent_pages);
     stat64_add(&mig_stats.zero_pages,
                sums->zero_pages - figures.sums.zero_pages);
+    before = g_memdup2(&figures.sums, sizeof(*before));
     figures.sums = *sums;
+    watch_servers(before, now);
     qatomic_set(&figures.sent_bytes, sums->sent_bytes);
     qatomic_set(&figures.pending_bytes, sums->pending_bytes);
     rate_servers(now);
@@ -232,6 +280,10 @@ uint64_t memx_split_pending_weighed(uint64_t stream)
     double most;
 
     QEMU_LOCK_GUARD(&figures.lock);
+    if (figures.silent) {
+        /* Its part can't be sent in any time: the VM had better run on. */
+        return ENDLESS;
+    }
     links = figures.sums.n_servers + 1;
     most = weighed(stream, figures.stream_peak, total, links);
     for (i = 0; i < figures.sums.n_servers; i++) {
@@ -254,6 +306,10 @@ static MemxSplitServerInfo *server_info(unsigned i)
 
     info->address = g_strdup(figures.sums.servers[i].address);
     info->state = (MemxServerState)figures.sums.servers[i].health;
+    if (info->state == MEMX_SERVER_STATE_UP &&
+        is_silent(i, g_get_monotonic_time())) {
+        info->state = MEMX_SERVER_STATE_STALLED;
+    }
     info->pending = figures.sums.servers[i].pending_bytes;
     info->sent = figures.sums.servers[i].sent_bytes;
     info->rate = figures.servers[i].rate;

@@ -159,7 +159,7 @@ bool memx_split_setup(Error **errp)
 
     if (!can_answer(migrate_get_current()->to_dst_file)) {
         error_setg(errp, "split-migration needs a destination that answers: "
-                   "migrate to tcp: or unix:, not to rdma:, file: or exec:");
+                   "this descriptor is no socket");
         return false;
     }
     if (qcrypto_random_bytes(memx_split.session, MEMX_SESSION_BYTES, errp)) {
@@ -437,10 +437,14 @@ static bool step_all(MemxSplitStep *step, int64_t end, const char *what,
                 return false;
             }
             if (g_get_monotonic_time() > end) {
-                error_setg(errp, "split-migration of '%s': the memory servers "
-                           "did not %s within %d s: the VM runs on here; is "
-                           "one of them down or overloaded?",
-                           block->rb->idstr, what, SWITCHOVER_MS / 1000);
+                g_autofree char *suspects = memx_split_suspects();
+
+                error_setg(errp, "split-migration of '%s': not all memory "
+                           "servers %s within %d s, perhaps not %s: the VM "
+                           "runs on here; see to them and to the network, and "
+                           "migrate again", block->rb->idstr, what,
+                           SWITCHOVER_MS / 1000,
+                           *suspects ? suspects : "one");
                 return false;
             }
         }
@@ -462,11 +466,11 @@ bool memx_split_finish(Error **errp)
     for (i = 0; i < memx_split.n_blocks; i++) {
         memx_split_set_rate(memx_split.blocks[i].region, 0);
     }
-    if (!step_all(memx_split_drain, end, "take the rest", errp)) {
+    if (!step_all(memx_split_drain, end, "took the rest", errp)) {
         return false;
     }
     memx_split.state = MEMX_SPLIT_OFFERED;
-    if (!step_all(memx_split_offer, end, "take the offer", errp)) {
+    if (!step_all(memx_split_offer, end, "took the offer", errp)) {
         return false;
     }
     return memx_split_figures_refresh(errp);

@@ -108,13 +108,14 @@ bool memx_passive_ending(void);         /* some that ended before */
 /* memx-split-stats.c */
 void memx_split_figures_start(void);
 void memx_split_figures_phase(MemxSplitPhase phase);
-/* Asks the regions; false if servers are in a state that ends it. */
 /* What is left, beside @stream bytes for the main stream, as QEMU compares it
  * with what it could send in the downtime: it knows what goes over all links
  * together, but each part has to go over its own one.  A link of which nothing
  * is known is taken for an equal part. */
 uint64_t memx_split_pending_weighed(uint64_t stream);
+/* Asks the regions; false if servers are in a state that ends it. */
 bool memx_split_figures_refresh(Error **errp);
+char *memx_split_suspects(void);
 void memx_split_figures_end(void);
 
 /* memx-warm-up.c: one period's writes, a bit per chunk, under the BQL. */

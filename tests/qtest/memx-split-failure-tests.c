@@ -357,7 +357,8 @@ static void target_has_it(Split *s, const Cell *cell)
 /* The source runs on; the migration ends when it is over. */
 static void goes_on(Split *s, const Cell *cell)
 {
-    memx_wait_until(split_number(s->from, "pending") > 0);
+    memx_wait_until(split_number(s->from, "pending") > 0 &&
+                    !split_is_up(s->from, cell->row->server));
     split_assert_runs(s->from);
     migrate_ensure_converge(s->from);
     split_assert_runs(s->from);
@@ -388,7 +389,12 @@ static void target_waits(Split *s, const Cell *cell)
 
     let_go(s);
     split_wait_ended(s->from);
-    refused(s->from, server ? "theirs" : "unknown");
+    if (server) {
+        refused(s->from, "theirs");
+    } else {                    /* perhaps it knew it before */
+        memx_assert_error(s->from, "the VM stays stopped",
+                          "{ 'execute': 'cont' }");
+    }
     memx_wait_until(!is_up(s, server));
     heal(s, cell);
     memx_wait_until(is_up(s, server));
@@ -455,21 +461,23 @@ static const Row rows[] = {
       { source_failed, source_failed, source_failed,
         source_failed, target_lost_pages, target_lost_pages } },
     { "server-stopped", 1, reach_server, stop_server, server_goes_on,
-      { source_failed, NULL, NULL, NULL, target_waits, target_waits } },
+      { source_failed, goes_on, goes_on,
+        source_failed, target_waits, target_waits } },
     { "main-link-cut", -1, reach, cut_main, NULL,
       { source_failed, source_failed, source_failed,
         source_failed, target_has_it, target_has_it } },
     { "server-link-cut", 1, reach_server, cut_server, mend_server,
-      { source_failed, NULL, goes_on,
-        NULL, target_waits, target_waits } },
+      { source_failed, goes_on, goes_on,
+        source_failed, target_waits, target_waits } },
     { "arbiter-unreachable", 0, reach_arbiter, cut_server, mend_server,
-      { source_failed, NULL, goes_on, both_ask, both_ask, NULL } },
+      { source_failed, goes_on, goes_on,
+        both_ask, both_ask, target_waits } },
     { "cancel", -1, reach, cancel, NULL,
       { source_cancelled, source_cancelled, source_cancelled,
         source_cancelled, target_has_it, target_has_it } },
     { "server-full", 1, reach_switchover, refuse_stores, take_stores,
-      { NULL /* memx-split-refusal-tests.c */, NULL, NULL, NULL,
-        target_evicts_elsewhere, target_evicts_elsewhere } },
+      { NULL /* memx-split-refusal-tests.c */, source_failed, source_failed,
+        source_failed, target_evicts_elsewhere, target_evicts_elsewhere } },
 };
 
 static Cell cells[G_N_ELEMENTS(rows)][N_MOMENTS];

@@ -34,15 +34,13 @@ static void start_target(Split *s, bool only_target)
     migrate_set_capability(s->to, "split-migration", true);
 }
 
-static void begin(Split *s, const char *source, const char *server_options,
-                  bool linked)
+static void start_servers(Split *s, const char *options, bool linked,
+                          const char **addresses)
 {
-    const char *addresses[SPLIT_SERVERS];
     unsigned i;
 
-    *s = (Split) { 0 };
     for (i = 0; i < SPLIT_SERVERS; i++) {
-        s->servers[i] = memx_server_new("256M", server_options);
+        s->servers[i] = memx_server_new("256M", options);
         addresses[i] = s->servers[i]->address;
         if (linked) {
             s->links[i] = memx_proxy_new(addresses[i], true);
@@ -50,6 +48,22 @@ static void begin(Split *s, const char *source, const char *server_options,
         }
     }
     s->hosts = g_strdup_printf("%s,%s", addresses[0], addresses[1]);
+}
+
+static void start_sides(Split *s)
+{
+    start_target(s, false);
+    set_parameters(s);
+    wait_for_serial("src_serial");
+}
+
+static void begin(Split *s, const char *source, const char *server_options,
+                  bool linked)
+{
+    const char *addresses[SPLIT_SERVERS];
+
+    *s = (Split) { 0 };
+    start_servers(s, server_options, linked, addresses);
     if (g_str_equal(source, "memx")) {
         s->source_args = g_strdup_printf(
             "-object memory-backend-memx,id=pc.ram,size=%uM,local-size=96M,"
@@ -59,9 +73,19 @@ static void begin(Split *s, const char *source, const char *server_options,
     s->target_args = g_strdup_printf(
         "-object memory-backend-memx,id=pc.ram,size=%uM,local-size=%uM "
         "-machine memory-backend=pc.ram", SPLIT_MIB, SPLIT_LOCAL_MIB);
-    start_target(s, false);
-    set_parameters(s);
-    wait_for_serial("src_serial");
+    start_sides(s);
+}
+
+void split_begin_args(Split *s, const char *source_args,
+                      const char *target_args)
+{
+    const char *addresses[SPLIT_SERVERS];
+
+    *s = (Split) { 0 };
+    start_servers(s, "", false, addresses);
+    s->source_args = g_strdup(source_args);
+    s->target_args = g_strdup(target_args);
+    start_sides(s);
 }
 
 void split_begin(Split *s, const char *source, const char *server_options)
@@ -77,6 +101,14 @@ void split_begin_linked(Split *s, const char *source)
 void split_new_target(Split *s)
 {
     start_target(s, true);
+}
+
+void split_go_on(Split *s)
+{
+    qtest_quit(s->from);
+    s->from = s->to;
+    start_target(s, true);
+    set_parameters(s);
 }
 
 void split_listen(Split *s)
@@ -181,6 +213,21 @@ uint64_t split_number(QTestState *vm, const char *name)
 
     qobject_unref(split);
     return value;
+}
+
+bool split_is_up(QTestState *vm, unsigned server)
+{
+    QDict *split = query_split(vm);
+    const QListEntry *e = qlist_first(qdict_get_qlist(split, "servers"));
+    bool up;
+
+    for (; server; server--) {
+        e = qlist_next(e);
+    }
+    up = g_str_equal(qdict_get_str(qobject_to(QDict, qlist_entry_obj(e)),
+                                   "state"), "up");
+    qobject_unref(split);
+    return up;
 }
 
 char *split_session(QTestState *vm)

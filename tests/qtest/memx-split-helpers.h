@@ -34,10 +34,15 @@ typedef struct Split {
  * destination that listens nowhere yet.
  */
 void split_begin(Split *s, const char *source, const char *server_options);
+/* With QEMU arguments of each side's own. */
+void split_begin_args(Split *s, const char *source_args,
+                      const char *target_args);
 /* With links that can be cut. */
 void split_begin_linked(Split *s, const char *source);
 /* Another destination, after the first one has ended. */
 void split_new_target(Split *s);
+/* The destination is the source of the next one. */
+void split_go_on(Split *s);
 /* Listens, and migrates to it with what was set. */
 void split_listen(Split *s);
 void split_migrate(Split *s);
@@ -53,6 +58,7 @@ void split_assert_runs(QTestState *vm);
  * phase. */
 uint64_t split_number(QTestState *vm, const char *name);
 char *split_session(QTestState *vm);
+bool split_is_up(QTestState *vm, unsigned server);
 void split_wait_phase(QTestState *vm, const char *phase);
 
 /* Waits until query-migrate says so, with @expected in its error. */

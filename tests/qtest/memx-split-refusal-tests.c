@@ -129,6 +129,22 @@ static void test_bad_migration(const void *opaque)
     qtest_quit(vm);
 }
 
+/* A file can't take a VM over. */
+static void test_no_answer(const void *to)
+{
+    g_autofree char *file = memx_tmp_path("stream");
+    g_autofree char *uri = g_strdup_printf(to, file);
+    QTestState *vm = memx_plain_vm("-m 64M");
+
+    migrate_set_capability(vm, "split-migration", true);
+    migrate_set_parameter_str(vm, "split-hosts", "127.0.0.1:1");
+    migrate_set_parameter_int(vm, "split-local-size", 32 * MIB);
+    memx_assert_error(vm, "needs a destination that answers",
+        "{ 'execute': 'migrate', 'arguments': { 'uri': %s } }", uri);
+    memx_wait_status(vm, "running");
+    qtest_quit(vm);
+}
+
 /* Memory that has servers stays there. */
 static void test_other_hosts(void)
 {
@@ -315,6 +331,10 @@ void memx_add_split_refusal_tests(void)
     }
     qtest_add_func("/migration/split/bad/hosts/other-than-backend",
                    test_other_hosts);
+    qtest_add_data_func("/migration/split/refuse/file", "file:%s",
+                        test_no_answer);
+    qtest_add_data_func("/migration/split/refuse/exec", "exec:cat > %s",
+                        test_no_answer);
     qtest_add_func("/migration/split/refuse/snapshot", test_snapshot);
     qtest_add_func("/migration/split/refuse/no-servers", test_no_servers);
     for (i = 0; i < G_N_ELEMENTS(bad_targets); i++) {

@@ -148,6 +148,76 @@ static void test_taken_back(void)
     split_end(&s);
 }
 
+/* Two NUMA nodes: one session, one arbiter. */
+static void test_numa(void)
+{
+    Split s;
+
+    split_begin_args(&s,
+        "-object memory-backend-ram,id=m0,size=100M -numa node,memdev=m0 "
+        "-object memory-backend-ram,id=m1,size=50M -numa node,memdev=m1",
+        "-object memory-backend-memx,id=m0,size=100M,local-size=43M "
+        "-object memory-backend-memx,id=m1,size=50M,local-size=22M "
+        "-numa node,memdev=m0 -numa node,memdev=m1");
+    migrate_ensure_converge(s.from);
+    split_migrate(&s);
+    wait_for_migration_complete(s.from);
+    qtest_qmp_eventwait(s.to, "RESUME");
+    split_assert_runs(s.to);
+    memx_wait_number(s.to, "m0", "remote", 16 * MIB, 100 * MIB);
+    split_end(&s);
+}
+
+/* From main host to main host; cold memory stays where it is. */
+static void test_again(void)
+{
+    unsigned i;
+    Split s;
+
+    split_begin(&s, "plain", "");
+    migrate_ensure_converge(s.from);
+    split_migrate(&s);
+    wait_split(&s);
+    for (i = 0; i < 2; i++) {
+        split_go_on(&s);
+        migrate_ensure_converge(s.from);
+        split_migrate(&s);
+        wait_for_migration_complete(s.from);
+        qtest_qmp_eventwait(s.to, "RESUME");
+        split_assert_runs(s.to);
+    }
+    split_end(&s);
+}
+
+static void add_tls(QTestState *vm, const char *endpoint, const char *dir)
+{
+    qtest_qmp_assert_success(vm,
+        "{ 'execute': 'object-add', 'arguments': {"
+        "  'qom-type': 'tls-creds-psk', 'id': 'tls0', 'endpoint': %s,"
+        "  'dir': %s } }", endpoint, dir);
+    migrate_set_parameter_str(vm, "tls-creds", "tls0");
+}
+
+/* With TLS, if the user accepts that the servers' part has none. */
+static void test_tls(void)
+{
+    g_autofree char *keys = memx_tmp_path("keys.psk");
+    g_autofree char *dir = g_path_get_dirname(keys);
+    Split s;
+
+    g_assert_true(g_file_set_contents(keys, "qemu:009d5638c40fde0c\n", -1,
+                                      NULL));
+    split_begin(&s, "plain", "");
+    add_tls(s.from, "client", dir);
+    add_tls(s.to, "server", dir);
+    migrate_set_parameter_bool(s.from, "split-insecure", true);
+    migrate_ensure_converge(s.from);
+    split_migrate(&s);
+    wait_split(&s);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
 void memx_add_split_tests(void)
 {
     qtest_add_data_func("/migration/split/plain", "plain", test_split);
@@ -156,6 +226,9 @@ void memx_add_split_tests(void)
     qtest_add_data_func("/migration/split/xbzrle", "xbzrle", test_capability);
     qtest_add_data_func("/migration/split/auto-converge", "auto-converge",
                         test_capability);
+    qtest_add_func("/migration/split/numa", test_numa);
+    qtest_add_func("/migration/split/again", test_again);
+    qtest_add_func("/migration/split/tls", test_tls);
     qtest_add_func("/migration/split/pause-before-switchover",
                    test_pause_before_switchover);
     qtest_add_data_func("/migration/split/paused/plain", "plain",
