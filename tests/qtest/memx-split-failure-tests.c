@@ -56,7 +56,7 @@ static void begin_to_end(Split *s)
     split_migrate(s);
     split_wait_phase(s->from, "transfer");
     memx_proxy_hold(s->main, MEMX_REPLIES, MEMX_OP_ANY);
-    migrate_ensure_converge(s->from);
+    split_converge(s);
 }
 
 static void reach_before_commit(Split *s)
@@ -70,7 +70,7 @@ static void reach_before_commit(Split *s)
 static void reach_offer(Split *s)
 {
     memx_proxy_hold(s->links[1], MEMX_REQUESTS, MEMX_OP_OFFER);
-    migrate_ensure_converge(s->from);
+    split_converge(s);
     split_migrate(s);
     memx_proxy_wait_held(s->links[1], MEMX_REQUESTS);
 }
@@ -104,11 +104,7 @@ static void reach(Split *s, const Cell *cell)
         memx_wait_until(split_number(s->from, "sent") > 0);
         break;
     case LATER_ROUND:
-        migrate_ensure_non_converge(s->from);
-        migrate_set_parameter_int(s->from, "max-bandwidth",
-                                  100 * 1000 * 1000);
-        split_migrate(s);
-        memx_wait_until(get_migration_pass(s->from) >= 3);
+        split_to_later_round(s);
         break;
     case BEFORE_COMMIT:
         reach_before_commit(s);
@@ -148,7 +144,7 @@ static void reach_switchover(Split *s, const Cell *cell)
 {
     if (cell->moment == BEFORE_COMMIT) {
         migrate_set_capability(s->from, "pause-before-switchover", true);
-        migrate_ensure_converge(s->from);
+        split_converge(s);
         split_migrate(s);
         wait_for_migration_status(s->from, "pre-switchover",
                                   (const char *[]) { "failed", "completed",
@@ -305,7 +301,7 @@ static void source_cancelled(Split *s, const Cell *cell)
     qtest_quit(s->to);
     split_new_target(s);
     migrate_set_parameter_int(s->from, "split-warm-up", 0);
-    migrate_ensure_converge(s->from);
+    split_converge(s);
     split_migrate(s);
     wait_for_migration_complete(s->from);
     split_assert_runs(s->to);
@@ -360,7 +356,7 @@ static void goes_on(Split *s, const Cell *cell)
     memx_wait_until(split_number(s->from, "pending") > 0 &&
                     !split_is_up(s->from, cell->row->server));
     split_assert_runs(s->from);
-    migrate_ensure_converge(s->from);
+    split_converge(s);
     split_assert_runs(s->from);
     heal(s, cell);
     wait_for_migration_complete(s->from);

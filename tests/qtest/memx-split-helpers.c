@@ -133,6 +133,23 @@ void split_migrate(Split *s)
     migrate_qmp(s->from, s->to, uri, NULL, "{}");
 }
 
+/* QEMU decides about the switch-over by this bandwidth, not by what it finds
+ * out: so fast, and yet without an end while the guest writes a page. */
+void split_to_later_round(Split *s)
+{
+    migrate_ensure_non_converge(s->from);
+    migrate_set_parameter_int(s->from, "max-bandwidth", 100 * 1000 * 1000);
+    migrate_set_parameter_int(s->from, "avail-switchover-bandwidth", 1000);
+    split_migrate(s);
+    memx_wait_until(get_migration_pass(s->from) >= 3);
+}
+
+void split_converge(Split *s)
+{
+    migrate_set_parameter_int(s->from, "avail-switchover-bandwidth", 0);
+    migrate_ensure_converge(s->from);
+}
+
 void split_kill(QTestState **vm)
 {
     kill(qtest_pid(*vm), SIGKILL);

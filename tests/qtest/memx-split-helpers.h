@@ -46,6 +46,11 @@ void split_go_on(Split *s);
 /* Listens, and migrates to it with what was set. */
 void split_listen(Split *s);
 void split_migrate(Split *s);
+/* Migrates, until at least a round over all memory is done and another one has
+ * begun; then it goes round and round. */
+void split_to_later_round(Split *s);
+/* Lets it end; also before it begins. */
+void split_converge(Split *s);
 /* What lives of them ends. */
 void split_end(Split *s);
 /* SIGKILL; *vm becomes NULL. */

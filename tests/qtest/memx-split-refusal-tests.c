@@ -242,7 +242,7 @@ static void test_bad_target(const void *opaque)
 
 static void refused_by_servers(Split *s, const char *expected)
 {
-    migrate_ensure_converge(s->from);
+    split_converge(s);
     split_migrate(s);
     split_wait_failed(s->from, expected);
     split_assert_runs(s->from);
@@ -288,7 +288,7 @@ static void test_no_key_at_target(void)
         "{ 'execute': 'object-add', 'arguments': { 'qom-type': 'secret',"
         "  'id': 'right', 'file': %s } }", file);
     migrate_set_parameter_str(s.from, "split-key-secret", "right");
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     split_wait_failed(s.to, "key");
     split_wait_failed(s.from, "");
@@ -306,7 +306,7 @@ static void test_server_full(void)
     for (i = 0; i < SPLIT_SERVERS; i++) {
         other[i] = memx_vm(s.servers[i], "272M", "32M", "", "");
     }
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     split_wait_failed(s.from, "reserved");
     split_assert_runs(s.from);

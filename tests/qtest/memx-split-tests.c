@@ -47,7 +47,7 @@ static void test_split(const void *source)
     Split s;
 
     split_begin(&s, source, "");
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     wait_split(&s);
     check_figures(&s);
@@ -64,7 +64,7 @@ static void test_multifd(void)
     migrate_set_parameter_int(s.to, "multifd-channels", 4);
     migrate_set_capability(s.from, "multifd", true);
     migrate_set_capability(s.to, "multifd", true);
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     wait_split(&s);
     check_figures(&s);
@@ -82,11 +82,8 @@ static void test_capability(const void *capability)
         migrate_set_capability(s.to, capability, true);
     }
     /* Some rounds, so that it has something to do. */
-    migrate_ensure_non_converge(s.from);
-    migrate_set_parameter_int(s.from, "max-bandwidth", 100 * 1000 * 1000);
-    split_migrate(&s);
-    memx_wait_until(get_migration_pass(s.from) >= 3);
-    migrate_ensure_converge(s.from);
+    split_to_later_round(&s);
+    split_converge(&s);
     wait_split(&s);
     split_assert_runs(s.to);
     split_end(&s);
@@ -98,7 +95,7 @@ static void test_pause_before_switchover(void)
 
     split_begin(&s, "plain", "");
     migrate_set_capability(s.from, "pause-before-switchover", true);
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     wait_for_migration_status(s.from, "pre-switchover",
                               (const char *[]) { "failed", "completed",
@@ -116,7 +113,7 @@ static void test_paused(const void *source)
 
     split_begin(&s, source, "");
     qtest_qmp_assert_success(s.from, "{ 'execute': 'stop' }");
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     wait_for_migration_complete(s.from);
     wait_for_migration_complete(s.to);
@@ -137,7 +134,7 @@ static void test_taken_back(void)
 
     split_begin(&s, "plain", "");
     qtest_qmp_assert_success(s.from, "{ 'execute': 'stop' }");
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     wait_for_migration_complete(s.from);
     wait_for_migration_complete(s.to);
@@ -159,7 +156,7 @@ static void test_numa(void)
         "-object memory-backend-memx,id=m0,size=100M,local-size=43M "
         "-object memory-backend-memx,id=m1,size=50M,local-size=22M "
         "-numa node,memdev=m0 -numa node,memdev=m1");
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     wait_for_migration_complete(s.from);
     qtest_qmp_eventwait(s.to, "RESUME");
@@ -175,12 +172,12 @@ static void test_again(void)
     Split s;
 
     split_begin(&s, "plain", "");
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     wait_split(&s);
     for (i = 0; i < 2; i++) {
         split_go_on(&s);
-        migrate_ensure_converge(s.from);
+        split_converge(&s);
         split_migrate(&s);
         wait_for_migration_complete(s.from);
         qtest_qmp_eventwait(s.to, "RESUME");
@@ -211,7 +208,7 @@ static void test_tls(void)
     add_tls(s.from, "client", dir);
     add_tls(s.to, "server", dir);
     migrate_set_parameter_bool(s.from, "split-insecure", true);
-    migrate_ensure_converge(s.from);
+    split_converge(&s);
     split_migrate(&s);
     wait_split(&s);
     split_assert_runs(s.to);
