@@ -43,8 +43,10 @@ bool region_settle(MemxRegion *region, GError **error)
         memx_region_stats(region, &stats);
         quiet = activity(&stats) == last ? quiet + 1 : 0;
         last = activity(&stats);
+        /* All local: with what the engine holds it may be more than all. */
         if (quiet >= QUIET_POLLS &&
-            stats.local_bytes <= stats.local_limit_bytes) {
+            (stats.local_bytes <= stats.local_limit_bytes ||
+             stats.local_limit_bytes == stats.size_bytes)) {
             return true;
         }
         poll(NULL, 0, POLL_MS);

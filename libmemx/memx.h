@@ -179,7 +179,9 @@ typedef struct MemxServerStats {
 typedef struct MemxStats {
     uint64_t size_bytes;
     uint64_t local_limit_bytes;  /* local-size */
-    uint64_t local_bytes;        /* guest pages + staged + free frames */
+    uint64_t local_bytes;        /* guest pages + staged + free frames, and 256
+                                    KiB of the engine's: with a local size of
+                                    all of it this may be a little more */
     uint64_t staged_bytes;
     uint64_t remote_bytes;
     uint64_t never_written_bytes;
