@@ -360,6 +360,7 @@ static bool add_address(MemxRegion *r, Change *change, const char *address,
 {
     const MemxServer *model = &r->server[0];
     MemxServer *s = g_new0(MemxServer, 1), *known;
+    bool draining;
 
     if (!memx_pool_fill(r, s, &model->open, model->peer->key, address,
                         error)) {
@@ -378,6 +379,7 @@ static bool add_address(MemxRegion *r, Change *change, const char *address,
     }
     g_mutex_lock(&r->lock);
     known = find(r, s->peer->address);
+    draining = known && known->draining;
     g_mutex_unlock(&r->lock);
     if (known) {
         memx_peer_free(s->peer);
@@ -387,7 +389,7 @@ static bool add_address(MemxRegion *r, Change *change, const char *address,
         change->fresh[change->n_fresh++] = s;
     }
     change->stay[change->n_stay++] = s;
-    if (!s->draining) { /* else it says so when it is opened */
+    if (!draining) { /* a new one says so when it is opened */
         change->use[change->n_use++] = s;
     }
     return true;
