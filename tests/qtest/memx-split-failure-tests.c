@@ -296,7 +296,13 @@ static void source_failed(Split *s, const Cell *cell)
 /* It can migrate again. */
 static void source_cancelled(Split *s, const Cell *cell)
 {
-    split_wait_status(s->from, "cancelled", "");
+    if (cell->moment == BEFORE_COMMIT) {
+        /* QEMU ends its return path first: the migration may fail of that
+         * before it is marked as cancelled. */
+        split_wait_ended(s->from);
+    } else {
+        split_wait_status(s->from, "cancelled", "");
+    }
     source_has_it(s, cell);
     qtest_quit(s->to);
     split_new_target(s);
