@@ -27,7 +27,9 @@ def parse(text):
                 tests.append(("all", "skip", match.group(2) or "no reason"))
             continue
         if line.startswith("Bail out!"):
-            tests.append(("bail out", "fail", line[len("Bail out!"):].strip()))
+            after = f" after {tests[-1][0]}" if tests else ""
+            tests.append((f"bail out{after}", "fail",
+                          line[len("Bail out!"):].strip()))
             continue
         match = LINE.match(line)
         if not match:
