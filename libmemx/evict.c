@@ -25,8 +25,7 @@
 #define BUSY_SKIPPED 16
 #define FRAMES_KEPT_NS 100000000ull
 
-/* Gives the frames of a slot that this thread owns back to the system. */
-static uint64_t drop_frames(MemxRegion *r, MemxSlot *slot)
+uint64_t memx_slot_drop_frames(MemxRegion *r, MemxSlot *slot)
 {
     uint64_t n = memx_mask_pages(slot->frames);
 
@@ -40,8 +39,7 @@ static uint64_t drop_frames(MemxRegion *r, MemxSlot *slot)
     return n;
 }
 
-/* Nobody is busy with the chunk. */
-static bool idle(const MemxChunk *chunk)
+bool memx_chunk_idle(const MemxChunk *chunk)
 {
     return !chunk->fetching && !chunk->installing &&
            !(chunk->flags & (MEMX_CHUNK_EXCLUSIVE | MEMX_CHUNK_MOVING));
@@ -76,7 +74,7 @@ static int64_t first_group(MemxRegion *r, unsigned queue)
     uint32_t c = memx_history_victim(&r->history, queue);
 
     for (unsigned i = 0; i < BUSY_SKIPPED && c != MEMX_CHUNK_NONE; i++) {
-        int64_t g = idle(&r->table.chunk[c]) ? group_of(r, c) : -1;
+        int64_t g = memx_chunk_idle(&r->table.chunk[c]) ? group_of(r, c) : -1;
 
         if (g >= 0) {
             return g;
@@ -131,10 +129,8 @@ void memx_slot_assign_locked(MemxRegion *r, MemxSlot *slot, unsigned server)
     }
 }
 
-/* Moves the pages of @mask from @src to @dst (groups); returns those that
- * went. */
-static uint64_t move_pages(MemxRegion *r, uint8_t *dst, uint8_t *src,
-                           uint64_t mask, unsigned flags)
+uint64_t memx_move_pages(MemxRegion *r, uint8_t *dst, uint8_t *src,
+                         uint64_t mask, unsigned flags)
 {
     unsigned at = mask ? __builtin_ctzll(mask) : 0;
     unsigned end = mask ? 64 - __builtin_clzll(mask) : 0;
@@ -156,6 +152,20 @@ static uint64_t move_pages(MemxRegion *r, uint8_t *dst, uint8_t *src,
     return moved;
 }
 
+uint64_t memx_move_back(MemxRegion *r, MemxSlot *slot, uint64_t mask)
+{
+    uint64_t moved = 0;
+    unsigned first, n;
+
+    /* A run at a time: what lies between may have a frame here, too, but was
+     * discarded since. */
+    while (memx_next_run(&mask, &first, &n)) {
+        moved |= memx_move_pages(r, memx_group_hva(r, slot->group),
+                                 slot->base, memx_run_mask(first, n), 0);
+    }
+    return moved;
+}
+
 MemxSlot *memx_evict_take(MemxRegion *r)
 {
     uint64_t mask, moved, g;
@@ -169,11 +179,11 @@ MemxSlot *memx_evict_take(MemxRegion *r)
     if (!slot) {
         return NULL;
     }
-    drop_frames(r, slot); /* MOVE needs the slot empty */
+    memx_slot_drop_frames(r, slot); /* MOVE needs the slot empty */
     g = slot->group;
     c = memx_chunk_of_group(&r->table, g);
     mask = slot->mask; /* still so: the chunk is exclusive */
-    moved = move_pages(r, slot->base, memx_group_hva(r, g), mask,
+    moved = memx_move_pages(r, slot->base, memx_group_hva(r, g), mask,
                        MEMX_MOVE_DONTWAKE);
 
     g_mutex_lock(&r->lock);
@@ -231,7 +241,7 @@ static void release(MemxRegion *r, MemxSlot *slot)
            memx_now_ns() - r->fetch_used_ns < FRAMES_KEPT_NS;
     g_mutex_unlock(&r->lock);
     if (!keep) {
-        drop_frames(r, slot);
+        memx_slot_drop_frames(r, slot);
     }
     g_mutex_lock(&r->lock);
     memx_slot_assign_locked(r, slot, MEMX_SERVER_NONE);
@@ -298,7 +308,7 @@ bool memx_evict_undo(MemxRegion *r, MemxSlot *slot)
     mask = slot->staged & ~t->present[g];
     g_mutex_unlock(&r->lock);
 
-    moved = move_pages(r, memx_group_hva(r, g), slot->base, mask, 0);
+    moved = memx_move_back(r, slot, mask);
 
     g_mutex_lock(&r->lock);
     slot->frames &= ~moved;
@@ -342,7 +352,7 @@ uint64_t memx_evict_free_frames(MemxRegion *r, bool all)
         }
         g_mutex_unlock(&r->lock);
         if (take) {
-            freed += drop_frames(r, slot);
+            freed += memx_slot_drop_frames(r, slot);
             g_mutex_lock(&r->lock);
             memx_staging_put_slot(&r->staging, slot);
             g_mutex_unlock(&r->lock);

@@ -26,6 +26,20 @@ bool memx_evict_undo(MemxRegion *r, MemxSlot *slot);
  * slot back, or leaves it DONE while a fault copies from it. */
 void memx_evict_finish(MemxRegion *r, MemxSlot *slot);
 
+/* What the sampler uses, too. */
+
+/* Nobody is busy with the chunk. */
+bool memx_chunk_idle(const MemxChunk *chunk);
+/* Moves the pages of @mask from @src to @dst (groups), and whatever else @src
+ * has between the first and the last of them; returns those of @mask that went.
+ */
+uint64_t memx_move_pages(MemxRegion *r, uint8_t *dst, uint8_t *src,
+                         uint64_t mask, unsigned flags);
+/* Moves pages of a slot to where they came from; returns those that went. */
+uint64_t memx_move_back(MemxRegion *r, MemxSlot *slot, uint64_t mask);
+/* Gives the frames of a slot that this thread owns back to the system. */
+uint64_t memx_slot_drop_frames(MemxRegion *r, MemxSlot *slot);
+
 /* Frees the frames of free slots beyond what prefetch may soon use, or all of
  * them.  Returns how many pages. */
 uint64_t memx_evict_free_frames(MemxRegion *r, bool all);
