@@ -138,6 +138,18 @@ void memx_installing_end_locked(MemxRegion *r, uint32_t chunk)
     }
 }
 
+void memx_chunk_faulted_locked(MemxRegion *r, uint32_t c)
+{
+    if (!r->tracked) {
+        memx_history_touch(&r->history, c);
+        return;
+    }
+    /* The period's end makes more of it. */
+    r->entered += r->history.value[c] < MEMX_HISTORY_NEW;
+    r->table.chunk[c].touched = 1;
+    memx_history_enter(&r->history, c);
+}
+
 void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask)
 {
     MemxPageTable *t = &r->table;

@@ -61,11 +61,6 @@ static MemxQueue *queue_of(MemxHistory *h, uint32_t c)
     return &h->queue[h->queue_of[c]];
 }
 
-static bool listed(const MemxHistory *h, uint32_t c)
-{
-    return h->prev[c] != c;
-}
-
 static void append(MemxHistory *h, uint32_t c)
 {
     MemxQueue *q = queue_of(h, c);
@@ -108,7 +103,7 @@ void memx_history_set(MemxHistory *h, uint32_t c, uint8_t value)
     if (h->value[c] == value) {
         return;
     }
-    if (listed(h, c)) {
+    if (memx_history_listed(h, c)) {
         unlink_chunk(h, c);
         h->value[c] = value;
         append(h, c);
@@ -117,58 +112,69 @@ void memx_history_set(MemxHistory *h, uint32_t c, uint8_t value)
     }
 }
 
-/* List @from goes behind list @to. */
-static void splice(MemxHistory *h, MemxQueue *q, unsigned to, unsigned from)
+/* A listed chunk goes to the end of another list of its queue. */
+static void relink(MemxHistory *h, MemxQueue *q, uint32_t c, unsigned from,
+                   unsigned to)
 {
-    if (to == from || q->head[from] == MEMX_CHUNK_NONE) {
-        return;
-    }
-    if (q->tail[to] == MEMX_CHUNK_NONE) {
-        q->head[to] = q->head[from];
+    uint32_t next = h->next[c], prev = h->prev[c], tail = q->tail[to];
+
+    if (prev == MEMX_CHUNK_NONE) {
+        q->head[from] = next;
+        mark(q, from);
     } else {
-        h->next[q->tail[to]] = q->head[from];
-        h->prev[q->head[from]] = q->tail[to];
+        h->next[prev] = next;
     }
-    q->tail[to] = q->tail[from];
-    q->head[from] = MEMX_CHUNK_NONE;
-    q->tail[from] = MEMX_CHUNK_NONE;
-    mark(q, to);
-    mark(q, from);
+    if (next == MEMX_CHUNK_NONE) {
+        q->tail[from] = prev;
+    } else {
+        h->prev[next] = prev;
+    }
+    h->next[c] = MEMX_CHUNK_NONE;
+    h->prev[c] = tail;
+    q->tail[to] = c;
+    if (tail == MEMX_CHUNK_NONE) {
+        q->head[to] = c;
+        mark(q, to);
+    } else {
+        h->next[tail] = c;
+    }
 }
 
-void memx_history_age(MemxHistory *h)
+void memx_history_fold(MemxHistory *h, uint32_t first, uint32_t n,
+                       const uint64_t *touched, const uint64_t *left)
 {
-    uint8_t *restrict value = h->value;
-    uint32_t n = h->n_chunks;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t c = first + i;
+        unsigned hit = touched ? touched[i / 64] >> i % 64 & 1 : 0;
+        unsigned old = h->value[c], value = old >> 1 | hit << 7;
 
-    for (uint32_t c = 0; c < n; c++) {
-        value[c] >>= 1;
-    }
-    for (unsigned q = 0; q < MEMX_QUEUES; q++) {
-        for (unsigned v = 1; v < MEMX_HISTORY_VALUES; v++) {
-            splice(h, &h->queue[q], v / 2, v);
+        if (value == old || (left && left[i / 64] >> i % 64 & 1)) {
+            continue;
+        }
+        h->value[c] = value;
+        if (memx_history_listed(h, c)) {
+            relink(h, queue_of(h, c), c, old, value);
         }
     }
-    h->period++;
 }
 
 void memx_history_list(MemxHistory *h, uint32_t c)
 {
-    if (!listed(h, c)) {
+    if (!memx_history_listed(h, c)) {
         append(h, c);
     }
 }
 
 void memx_history_unlist(MemxHistory *h, uint32_t c)
 {
-    if (listed(h, c)) {
+    if (memx_history_listed(h, c)) {
         unlink_chunk(h, c);
     }
 }
 
 void memx_history_requeue(MemxHistory *h, uint32_t c)
 {
-    if (listed(h, c)) {
+    if (memx_history_listed(h, c)) {
         unlink_chunk(h, c);
         append(h, c);
     }
@@ -183,9 +189,18 @@ void memx_history_touch(MemxHistory *h, uint32_t c)
     }
 }
 
+void memx_history_enter(MemxHistory *h, uint32_t c)
+{
+    if (h->value[c] >= MEMX_HISTORY_NEW) {
+        memx_history_requeue(h, c);
+    } else {
+        memx_history_set(h, c, MEMX_HISTORY_NEW);
+    }
+}
+
 void memx_history_move(MemxHistory *h, uint32_t c, unsigned queue)
 {
-    bool was_listed = listed(h, c);
+    bool was_listed = memx_history_listed(h, c);
 
     if (was_listed) {
         unlink_chunk(h, c);

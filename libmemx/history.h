@@ -2,16 +2,21 @@
  * Chunk history and the choice of a victim.
  *
  * History is S-memV's ageing (paper 004, section IV.B, Fig. 4): 8 bits per
- * chunk.  An access sets the top bit; each period shifts all of them right by
- * one, so that a larger value means more recently and more often touched.
+ * chunk.  Each period shifts all of them right by one and sets the top bit of
+ * what was touched in it, however often: so a larger value means more recently
+ * and more often touched.  Both happen in one step for a chunk, at the end of
+ * a period: what is touched all the time is never, not even for a moment, below
+ * what was touched just once.
  *
  * Chunks with local pages stand in a *queue*, one per server and one for
  * those that have none yet: so that the chunks of a server that takes no pages
  * now are never in the way.  A queue is 256 lists, one for each value, in the
  * order in which chunks came to it.  Its victim is the head of the lowest list
- * that isn't empty, found through a bitmap: no scan.  Ageing moves whole lists
- * (values 2k and 2k+1 become k), and shifts the bytes in one vectorized pass;
- * no chunk is relinked one by one.
+ * that isn't empty, found through a bitmap: no scan.
+ *
+ * The end of a period is told for some chunks after the other (memx_history_
+ * fold()), so that the lock needn't be held for all of them.  A chunk whose
+ * value stays (all of the hottest and of the coldest) keeps its place.
  *
  * Plain data; the region's lock protects it.
  *
@@ -25,6 +30,7 @@
 
 #define MEMX_HISTORY_VALUES 256
 #define MEMX_HISTORY_TOP 0x80
+#define MEMX_HISTORY_NEW 0x40   /* came just now; see memx_history_enter() */
 #define MEMX_CHUNK_NONE UINT32_MAX
 #define MEMX_QUEUES 17          /* unplaced, and 16 servers */
 #define MEMX_QUEUE_UNPLACED 0   /* server i: queue i + 1 */
@@ -43,7 +49,7 @@ typedef struct MemxHistory {
     uint8_t *queue_of;
     MemxQueue queue[MEMX_QUEUES];
     uint32_t n_listed;
-    uint32_t period;    /* how often it was aged */
+    uint32_t period;    /* the caller counts them */
 } MemxHistory;
 
 bool memx_history_init(MemxHistory *history, uint32_t n_chunks);
@@ -52,10 +58,20 @@ uint64_t memx_history_bytes(const MemxHistory *history);
 
 /* An access: sets the top bit; the chunk comes last among its equals.  O(1). */
 void memx_history_touch(MemxHistory *history, uint32_t chunk);
+/*
+ * A chunk comes in: it is worth as much as one that was last touched a period
+ * ago, until the period's end tells more; last among its equals.  Were it worth
+ * more, a scan over everything would drive out what missed one period only.
+ * O(1).
+ */
+void memx_history_enter(MemxHistory *history, uint32_t chunk);
 /* Sets a value that came from elsewhere (a migration). */
 void memx_history_set(MemxHistory *history, uint32_t chunk, uint8_t value);
-/* The end of a period. */
-void memx_history_age(MemxHistory *history);
+/* The end of a period, for @n chunks from @first on: bit i of @touched says
+ * whether chunk first + i was touched in it; NULL: none was.  Those of @left
+ * stay as they are, since nothing is known of them; NULL: none. */
+void memx_history_fold(MemxHistory *history, uint32_t first, uint32_t n,
+                       const uint64_t *touched, const uint64_t *left);
 
 /* A chunk got its first local page, or lost its last.  Idempotent.  O(1). */
 void memx_history_list(MemxHistory *history, uint32_t chunk);
@@ -65,6 +81,11 @@ void memx_history_requeue(MemxHistory *history, uint32_t chunk);
 
 /* The chunk belongs to another queue from now on.  O(1). */
 void memx_history_move(MemxHistory *history, uint32_t chunk, unsigned queue);
+
+static inline bool memx_history_listed(const MemxHistory *h, uint32_t chunk)
+{
+    return h->prev[chunk] != chunk;
+}
 
 /* The coldest chunk listed in a queue, or MEMX_CHUNK_NONE.  O(1). */
 uint32_t memx_history_victim(const MemxHistory *history, unsigned queue);

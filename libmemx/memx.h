@@ -76,6 +76,46 @@ typedef struct MemxEvent {
  * somebody who does. */
 typedef void MemxEventFunc(const MemxEvent *event, void *opaque);
 
+/*
+ * Trackers: where the engine learns which memory is touched (docs/tracking.md).
+ * What was touched is kept as a history, 8 bits per chunk, by which memory is
+ * evicted and split.
+ */
+typedef enum {
+    MEMX_TRACKER_AUTO,      /* the best that kernel and permissions allow */
+    MEMX_TRACKER_OFF,       /* none: only faults tell */
+    MEMX_TRACKER_RWP,       /* userfaultfd's read-write protection, Linux 7.3 */
+    MEMX_TRACKER_IDLE,      /* page_idle; see MemxIdleFiles */
+    MEMX_TRACKER_SAMPLE,    /* chunks are taken away for a moment in turn */
+} MemxTrackerKind;
+
+/* "auto", "off", "rwp", "idle", "sample" */
+MEMX_API const char *memx_tracker_kind_name(MemxTrackerKind kind);
+
+/* What the idle tracker reads; only root may open it. */
+typedef struct MemxIdleFiles {
+    int pagemap_fd;         /* /proc/PID/pagemap, of this process */
+    int bitmap_fd;          /* /sys/kernel/mm/page_idle/bitmap, to be written,
+                               too */
+    int kpageflags_fd;      /* /proc/kpageflags */
+} MemxIdleFiles;
+
+/* Asks memx-idle-helper, by the path of its socket.  Waits for it for some
+ * seconds at most. */
+MEMX_API bool memx_idle_files_receive(const char *socket_path,
+                                      MemxIdleFiles *files, GError **error);
+MEMX_API void memx_idle_files_close(MemxIdleFiles *files);
+
+typedef struct MemxTrackerOptions {
+    MemxTrackerKind kind;
+    unsigned period_ms;     /* 100 .. 3600000; 0: adapts to what is found */
+    unsigned cpu_percent;   /* of one CPU, at most; 1 .. 1600; 2 */
+    const MemxIdleFiles *idle; /* duplicated; NULL: the engine opens them, if
+                               it may */
+} MemxTrackerOptions;
+
+#define MEMX_TRACKER_OPTIONS_INIT ((MemxTrackerOptions) { .cpu_percent = 2 })
+
 typedef struct MemxOptions {
     uint64_t size_bytes;     /* multiple of chunk_bytes is not required, of
                                 4096 is */
@@ -95,6 +135,8 @@ typedef struct MemxOptions {
     const char *vm_name;     /* shown by memxctl; at most 63 bytes, or NULL */
     const char *region_name;
     uint8_t vm_uuid[16];
+    MemxTrackerOptions tracker; /* of a kind that can't be had: an error; with
+                                AUTO there is always one */
     MemxEventFunc *event;    /* or NULL */
     void *opaque;
 } MemxOptions;
@@ -102,7 +144,8 @@ typedef struct MemxOptions {
 #define MEMX_LOCAL_BYTES_MIN (8ull << 20)
 #define MEMX_OPTIONS_INIT                                                  \
     ((MemxOptions) { .chunk_bytes = 1 << 20, .server_timeout_ms = 30000,   \
-                     .connect_timeout_ms = 5000 })
+                     .connect_timeout_ms = 5000,                           \
+                     .tracker = { .cpu_percent = 2 } })
 
 /*
  * Creates a region: checks the options, connects to every server, reserves
@@ -141,6 +184,11 @@ MEMX_API bool memx_region_set_local_bytes(MemxRegion *region,
 MEMX_API int memx_region_discard(MemxRegion *region, uint64_t offset,
                                  uint64_t bytes);
 
+/* Changes the period (0: adapts) and the share of a CPU, as in
+ * MemxTrackerOptions, while it runs. */
+MEMX_API bool memx_region_set_tracking(MemxRegion *region, unsigned period_ms,
+                                       unsigned cpu_percent, GError **error);
+
 #define MEMX_LATENCY_BUCKETS 24
 #define MEMX_SERVERS_MAX 16
 
@@ -176,6 +224,34 @@ typedef struct MemxServerStats {
     unsigned queue_depth;    /* requests in flight */
 } MemxServerStats;
 
+#define MEMX_HISTORIES 256
+#define MEMX_REFAULT_PERIODS 4
+
+typedef struct MemxTrackerStats {
+    const char *name;        /* of the kind in use */
+    char why[512];           /* why this one; one line */
+    unsigned period_ms;      /* as it is now */
+    bool adapts;
+    unsigned cpu_percent;    /* the limit */
+    uint64_t periods;        /* that have ended */
+    uint64_t pass_ns;        /* how long the last look at all took */
+    uint64_t cpu_ns;         /* of a CPU, since the start */
+    unsigned cpu_ppm;        /* of a CPU, over the last period */
+    uint64_t extra_faults;   /* of the guest, for tracking's sake; a counter */
+    uint64_t extra_faults_period; /* in the last period */
+    uint64_t touched_pages;  /* of those looked at in the last period; of
+                                `sample` faults */
+    uint32_t touched_chunks; /* of looked_chunks */
+    uint32_t looked_chunks;  /* that the tracker looked at */
+    uint64_t chunk_bytes;
+    uint32_t chunks[MEMX_HISTORIES]; /* by history, of all ever written */
+} MemxTrackerStats;
+
+/* The memory of the hottest chunks which account for so much of all that the
+ * history saw touched: an estimate of the working set. */
+MEMX_API uint64_t memx_tracker_working_set(const MemxTrackerStats *stats,
+                                           unsigned permille);
+
 typedef struct MemxStats {
     uint64_t size_bytes;
     uint64_t local_limit_bytes;  /* local-size */
@@ -194,11 +270,14 @@ typedef struct MemxStats {
     uint64_t starved;            /* faults that waited for an eviction */
     uint64_t prefetched_pages;
     uint64_t prefetch_wasted_pages; /* raced with a fault or a discard */
+    uint64_t prefetch_judged_pages; /* a tracker looked at them later, */
+    uint64_t prefetch_untouched_pages; /* and they had not been touched */
     uint64_t evicted_pages;      /* moved out of the region */
     uint64_t evicted_unchanged_pages; /* of these, not sent again */
     uint64_t evicted_zero_pages;
     uint64_t evict_busy_pages;   /* pinned; kept */
-    uint64_t refaults;           /* fetched soon after their eviction */
+    uint64_t refaults;           /* evicted, and wanted again within
+                                    MEMX_REFAULT_PERIODS */
     uint64_t discarded_pages;
     uint64_t promotion_pages_per_s; /* fetched, over the last second */
     /* Bucket i counts remote faults served in [2^i, 2^(i+1)) us; the last
@@ -207,7 +286,8 @@ typedef struct MemxStats {
     uint64_t fetch_p50_ns;
     uint64_t fetch_p99_ns;
     const char *fill;            /* "move" or "copy": how whole runs fill */
-    const char *tracker;         /* "faults": where history comes from */
+    const char *tracker;         /* tracking.name */
+    MemxTrackerStats tracking;
     bool host_swap;              /* the host swaps: a warning */
     uint64_t fetched_before_commit_pages; /* after a split migration: what
                                     loading the devices needed */
@@ -286,6 +366,42 @@ typedef struct MemxSplitOptions {
 
 /* A passive region learns what was touched in a period: a bit per chunk. */
 MEMX_API void memx_region_touched(MemxRegion *region, const uint64_t *chunks);
+
+/* Or a whole history, a byte per chunk, that a MemxTracker made. */
+MEMX_API void memx_region_set_history(MemxRegion *region, const uint8_t *value,
+                                      uint32_t n_chunks);
+
+/*
+ * Ordinary memory, of a VM that is to be split later.  A tracker watches it
+ * until it is freed; any memory, with huge pages too, but not a region's, which
+ * has its own.
+ *
+ * rwp registers the memory with a userfaultfd, which excludes others (postcopy,
+ * background snapshots) for as long.  sample is for private anonymous memory
+ * only, and splits huge pages: it is never chosen by AUTO.
+ */
+typedef struct MemxTracker MemxTracker;
+
+typedef struct MemxRange {
+    void *base;              /* page-aligned */
+    uint64_t bytes;          /* whole pages */
+} MemxRange;
+
+/* @chunk_bytes as of the region for the split.  NULL and @error, with the
+ * reason of each kind that was tried, if this memory can't be tracked. */
+MEMX_API MemxTracker *memx_tracker_new(const MemxRange *ranges, unsigned n,
+                                       uint64_t chunk_bytes,
+                                       const MemxTrackerOptions *options,
+                                       GError **error);
+MEMX_API void memx_tracker_free(MemxTracker *tracker);
+MEMX_API void memx_tracker_stats(MemxTracker *tracker, MemxTrackerStats *stats);
+/* As memx_region_set_tracking(). */
+MEMX_API bool memx_tracker_set(MemxTracker *tracker, unsigned period_ms,
+                               unsigned cpu_percent, GError **error);
+/* The history of a range, a byte per chunk: as many as there are, n_chunks at
+ * most; returns how many. */
+MEMX_API uint32_t memx_tracker_history(MemxTracker *tracker, unsigned range,
+                                       uint8_t *value, uint32_t n_chunks);
 
 /* Reserves what the destination will need (blocks as memx_region_new() does),
  * splits by the history, and starts to send.  Nothing is changed on failure.

@@ -39,4 +39,10 @@ struct pm_scan_arg {
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
 #endif
 
+/* Linux 7.3: in a range registered with UFFDIO_REGISTER_MODE_RWP, not touched
+ * since it was protected. */
+#ifndef PAGE_IS_ACCESSED
+#define PAGE_IS_ACCESSED (1 << 9)
+#endif
+
 #endif /* MEMX_PAGEMAP_ABI_H */

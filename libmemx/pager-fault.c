@@ -60,7 +60,7 @@ static void fault_staged(MemxRegion *r, MemxSlot *slot, uint64_t page)
     uint32_t c = memx_chunk_of_group(&r->table, group);
     ssize_t n;
 
-    memx_history_touch(&r->history, c);
+    memx_chunk_faulted_locked(r, c);
     if (!memx_budget_take_locked(r, 1)) {
         memx_starve_locked(r);
         g_mutex_unlock(&r->lock);
@@ -68,7 +68,11 @@ static void fault_staged(MemxRegion *r, MemxSlot *slot, uint64_t page)
     }
     slot->users++;
     r->table.chunk[c].installing++;
-    r->count.staged++;
+    if (slot->state == MEMX_SLOT_SAMPLED) {
+        r->count.sampled++;
+    } else {
+        r->count.staged++;
+    }
     g_mutex_unlock(&r->lock);
 
     n = memx_uffd_copy(r->uffd, memx_page_hva(r, page),
@@ -83,7 +87,10 @@ static void fault_staged(MemxRegion *r, MemxSlot *slot, uint64_t page)
         memx_budget_give_locked(r, 1);
     }
     memx_installing_end_locked(r, c);
-    if (!--slot->users && slot->state == MEMX_SLOT_DONE) {
+    slot->users--;
+    if (slot->state == MEMX_SLOT_SAMPLED) {
+        memx_ager_ring(r->ager); /* the rest comes back, too */
+    } else if (!slot->users && slot->state == MEMX_SLOT_DONE) {
         memx_worker_ring(&r->store);
     }
     g_mutex_unlock(&r->lock);
@@ -135,7 +142,7 @@ static void fault_first_touch(MemxRegion *r, uint64_t page)
         g_mutex_unlock(&r->lock);
         return;
     }
-    memx_history_touch(&r->history, c);
+    memx_chunk_faulted_locked(r, c);
     r->table.chunk[c].installing++;
     r->count.first_touch++;
     g_mutex_unlock(&r->lock);
@@ -242,7 +249,7 @@ static void prefetch_range(MemxRegion *r, uint64_t first, uint64_t end,
         if (page / MEMX_GROUP_PAGES == group) {
             mask &= ~(1ull << page % MEMX_GROUP_PAGES);
         }
-        memx_prefetch_push_locked(r, group, mask);
+        memx_prefetch_push_locked(r, group, mask, direction);
         first = stop;
     }
 }
@@ -288,8 +295,9 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
         return;
     }
     window = memx_streams_fault(&r->streams, page, &first, &end, &direction);
-    memx_history_touch(&r->history, c);
-    if ((uint8_t)(r->history.period - chunk->evicted_at) < 4) {
+    memx_chunk_faulted_locked(r, c);
+    if ((uint8_t)(r->history.period - chunk->evicted_at) <
+        MEMX_REFAULT_PERIODS) {
         r->count.refaults++;
     }
     chunk->fetching++;

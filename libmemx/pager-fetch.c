@@ -25,7 +25,8 @@
 #define HOME_HINTS 16
 #define HOME_SLICE_GROUPS 4096
 
-void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask)
+void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask,
+                               int direction)
 {
     unsigned at;
 
@@ -39,7 +40,7 @@ void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask)
         r->prefetch_n--;
     }
     at = (r->prefetch_head + r->prefetch_n++) % MEMX_PREFETCH_QUEUE;
-    r->prefetch[at] = (MemxPrefetch) { group, mask };
+    r->prefetch[at] = (MemxPrefetch) { group, mask, direction };
     memx_worker_ring(&r->fetch);
 }
 
@@ -151,11 +152,14 @@ static bool take_hint(MemxRegion *r, MemxSlot **slot_out)
         }
         slot->mask = mask;
         slot->server = s->index;
+        slot->direction = hint->direction;
         slot->sequence = s->lane[MEMX_LANE_FETCH].submitted + 1;
         s->n_in++;
         r->table.chunk[c].fetching++;
         r->fetch_used_ns = memx_now_ns();
-        if (!r->home) {
+        if (hint->direction && r->tracked) {
+            memx_history_enter(&r->history, c);
+        } else if (!r->home) {
             memx_history_touch(&r->history, c);
         }
         *slot_out = slot;
@@ -264,6 +268,7 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
     if (got) {
         memx_trace_pages(MEMX_REMOTE_PREFETCHED, got);
         memx_installed_locked(r, g, got);
+        memx_prefetched_locked(r, g, got, slot->direction, move);
     }
     if (mask) {
         memx_installing_end_locked(r, c);
@@ -297,7 +302,8 @@ static int bring_home(MemxRegion *r)
          r->prefetch_n < HOME_HINTS; i++) {
         uint64_t g = r->home_at++ % t->n_groups;
 
-        memx_prefetch_push_locked(r, g, t->stored[g] & ~t->present[g]);
+        memx_prefetch_push_locked(r, g, t->stored[g] & ~t->present[g],
+                                  0);
     }
     g_mutex_unlock(&r->lock);
     return HOME_MS;

@@ -72,7 +72,10 @@ bool memx_check_options(const MemxOptions *o, GError **error)
         return invalid(error, "server-timeout %u ms must be 1000 to 86400000",
                        o->server_timeout_ms);
     }
-    return memx_check_local(o->size_bytes, o->chunk_bytes, o->local_bytes, error);
+    return memx_tracker_check(o->tracker.period_ms, o->tracker.cpu_percent,
+                              error) &&
+           memx_check_local(o->size_bytes, o->chunk_bytes, o->local_bytes,
+                            error);
 }
 
 unsigned memx_staging_slots(uint64_t limit)
@@ -164,7 +167,10 @@ static bool register_memory(MemxRegion *r, GError **error)
     }
     return memx_uffd_register(r->uffd, r->staging.base, r->staging.bytes,
                               error) &&
-           memx_uffd_register(r->uffd, r->base, r->size_bytes, error);
+           (r->rwp
+            ? memx_uffd_register_rwp(r->uffd, r->base, r->size_bytes, true,
+                                     error)
+            : memx_uffd_register(r->uffd, r->base, r->size_bytes, error));
 }
 
 /* /proc/swaps has a line per area below its heading. */
@@ -222,6 +228,18 @@ static bool start_threads(MemxRegion *r, GError **error)
     return true;
 }
 
+/* What rwp needs must be known before the memory is registered. */
+static bool open_uffd(MemxRegion *r, const MemxOptions *o, GError **error)
+{
+    uint64_t rwp = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC, got = 0;
+    bool want = o->tracker.kind == MEMX_TRACKER_AUTO ||
+                o->tracker.kind == MEMX_TRACKER_RWP;
+
+    r->uffd = memx_uffd_open(want ? rwp : 0, &got, error);
+    r->rwp = (got & rwp) == rwp;
+    return r->uffd >= 0;
+}
+
 MemxRegion *memx_region_prepare(const MemxOptions *o,
                                 const MemxTransport *transport,
                                 const uint8_t *hash_key, GError **error)
@@ -244,7 +262,7 @@ MemxRegion *memx_region_prepare(const MemxOptions *o,
     r->opaque = o->opaque;
     r->host_swap = host_swaps();
 
-    if (!r->passive && (r->uffd = memx_uffd_open(0, NULL, error)) < 0) {
+    if (!r->passive && !open_uffd(r, o, error)) {
         goto fail;
     }
     if (!map_memory(r, o, error) || !make_tables(r, o, error)) {
@@ -260,6 +278,9 @@ MemxRegion *memx_region_prepare(const MemxOptions *o,
         goto fail;
     }
     r->fill_by_move = !r->passive && memx_fill_probe(r);
+    if (!r->passive && !memx_ageing_init(r, o, error)) {
+        goto fail;
+    }
     return r;
 
 fail:
@@ -269,7 +290,8 @@ fail:
 
 bool memx_region_start(MemxRegion *r, GError **error)
 {
-    if (!start_threads(r, error)) {
+    if (!start_threads(r, error) ||
+        (r->ager && !memx_ager_start(r->ager, error))) {
         return false;
     }
     g_atomic_int_set(&r->ready, 1);
@@ -326,6 +348,7 @@ void memx_region_free(MemxRegion *r)
     g_mutex_lock(&r->lock);
     g_cond_broadcast(&r->changed); /* the keeper may wait for an answer */
     g_mutex_unlock(&r->lock);
+    memx_ager_free(r->ager); /* while faults are still served */
     memx_worker_join(&r->keeper);
     for (unsigned i = 0; i < r->n_servers; i++) {
         memx_worker_join(&r->server[i].link);

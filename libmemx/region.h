@@ -19,8 +19,8 @@
  *            and hands them to the threads that own them.     link.c
  *   keeper   what takes longer with the servers: makes room for what a server
  *            that is drained has, releases it when it is empty. keeper.c
- *   session  ages the history, watches the clock, calls the event function.
- *                                                             session.c
+ *   session  watches the clock, calls the event function.     session.c
+ *   ager     looks what was touched, and ages the history.    ager.c, ageing.c
  *
  * One lock protects what they share: the network page table, history, slots,
  * the budget and the servers' books.  It is held for table look-ups only,
@@ -44,6 +44,7 @@
 #include <poll.h>
 #include <stdatomic.h>
 #include <time.h>
+#include "ager.h"
 #include "history.h"
 #include "memx.h"
 #include "page-hash.h"
@@ -52,22 +53,16 @@
 #include "staging.h"
 #include "streams.h"
 #include "trace.h"
+#include "worker.h"
 
 #define MEMX_FAULTS_MAX 64      /* pages that waiting threads fetch at once */
 #define MEMX_PREFETCH_QUEUE 256
-#define MEMX_PERIOD_NS 1000000000ull /* of ageing */
+#define MEMX_RATE_NS 1000000000ull   /* over which rates are told */
 #define MEMX_STALL_NS 2000000000ull  /* without an answer: health is stalled */
 #define MEMX_PING_NS 1000000000ull   /* an idle server is asked so often */
 #define MEMX_SHORT_PART 16           /* free below capacity / 16: short */
 #define MEMX_GENTLE_SLOTS 2          /* evicted at once with room to spare */
 #define MEMX_FULL_NS 1000000000ull   /* then a full server is asked again */
-
-/* An engine thread's doorbell and life. */
-typedef struct MemxWorker {
-    GThread *thread;
-    int wake_fd;
-    int rung;               /* atomic: wake_fd was written, not yet read */
-} MemxWorker;
 
 /* One of a server's three connections. */
 typedef struct MemxLaneState {
@@ -178,7 +173,19 @@ typedef struct MemxFault {
 typedef struct MemxPrefetch {
     uint64_t group;
     uint64_t mask;
+    int direction;          /* of the stream; 0: of none */
 } MemxPrefetch;
+
+/* Pages that were prefetched, until a tracker has told what came of them. */
+#define MEMX_PREFETCHED 512
+typedef struct MemxPrefetched {
+    uint64_t group;
+    uint64_t mask;          /* 0: nothing here */
+    uint64_t used;          /* touched */
+    int direction;
+    bool idle;              /* what is touched shows from the beginning */
+    bool looked;            /* once; the next time decides */
+} MemxPrefetched;
 
 /* Something that an API thread asks of the store thread. */
 typedef struct MemxControl {
@@ -219,8 +226,9 @@ typedef enum MemxSide {
 typedef struct MemxSplitOut MemxSplitOut;
 
 typedef struct MemxCounters {
-    uint64_t first_touch, remote, staged, starved;
-    uint64_t prefetched, prefetch_wasted;
+    uint64_t first_touch, remote, staged, sampled, starved;
+    uint64_t prefetched, prefetch_wasted, prefetch_judged;
+    uint64_t prefetch_untouched;
     uint64_t evicted, unchanged, zero, busy, refaults, discarded;
     uint64_t latency[MEMX_LATENCY_BUCKETS];
 } MemxCounters;
@@ -237,7 +245,11 @@ struct MemxRegion {
     uint64_t server_timeout_ns;
     MemxEventFunc *event;
     void *opaque;
+    MemxRange range;        /* base and size, for the tracker */
+    MemxAger *ager;         /* NULL: passive */
+    bool tracked;           /* by more than faults */
     int uffd;
+    bool rwp;               /* registered for it */
     int pagemap_fd;
     bool fill_by_move;
     bool host_swap;
@@ -280,7 +292,9 @@ struct MemxRegion {
     uint64_t fetch_used_ns; /* when prefetch was used last */
     uint64_t promoted_last, promotion_rate;
     uint64_t home_at;       /* group from which on some may be remote */
-    uint64_t faults_at_age;
+    uint64_t faults_at_age, evicted_at_age;
+    uint32_t entered;       /* chunks, since it was aged */
+    MemxPrefetched prefetched[MEMX_PREFETCHED];
     MemxSide side;
     uint16_t tell_opcode;   /* what servers that aren't told must hear */
     uint8_t session_id[MEMX_ID_BYTES];
@@ -347,17 +361,6 @@ static inline bool memx_stopping(const MemxRegion *r)
     return g_atomic_int_get(&r->stop);
 }
 
-/* worker.c: first all are made, since they ring each other, then started.
- * False when there is no descriptor or thread. */
-bool memx_worker_init(MemxWorker *worker, GError **error);
-bool memx_worker_start(MemxWorker *worker, const char *name,
-                       GThreadFunc func, void *data, GError **error);
-void memx_worker_join(MemxWorker *worker);
-void memx_worker_destroy(MemxWorker *worker);
-void memx_worker_ring(MemxWorker *worker);    /* Fault path. */
-/* By the worker, when its wake_fd is readable, before it looks. */
-void memx_worker_silence(MemxWorker *worker);
-
 /* books.c: what several threads do to the shared tables; all _locked. */
 
 /* Makes a group's words @present and @stored, and keeps every count right. */
@@ -376,6 +379,8 @@ bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk);
 void memx_installing_end_locked(MemxRegion *r, uint32_t chunk);
 /* Wakes those who wait for `changed`; a system call only if there are some. */
 void memx_changed_locked(MemxRegion *r);
+/* A thread needs a page of the chunk; it was not there.  Fault path. */
+void memx_chunk_faulted_locked(MemxRegion *r, uint32_t chunk);
 /* After installing from a server: may its copy stay?  If not it is marked for
  * trimming. */
 void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask);
@@ -460,7 +465,9 @@ typedef struct MemxLinkArgs {
 
 bool memx_faults_init(MemxRegion *r, GError **error);
 void memx_faults_destroy(MemxRegion *r);
-void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask);
+/* For a stream of that @direction, or 0. */
+void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask,
+                               int direction);
 
 /* pool.c: the servers together.  By API threads only. */
 bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error);
@@ -493,6 +500,13 @@ bool memx_pool_plan(MemxRegion *r, MemxServer **list, unsigned n,
                     GError **error);
 /* Drops the space, on a connection of its own. */
 void memx_pool_close_space(MemxRegion *r, MemxServer *s, int left_ms);
+
+/* ageing.c: makes the region's ager; its thread is started with the others. */
+bool memx_ageing_init(MemxRegion *r, const MemxOptions *o, GError **error);
+void memx_ageing_stats(MemxRegion *r, MemxTrackerStats *stats); /* Unlocked. */
+/* Pages came by prefetch: the tracker is to tell whether they are touched. */
+void memx_prefetched_locked(MemxRegion *r, uint64_t group, uint64_t mask,
+                            int direction, bool moved);
 
 /* keeper.c */
 void *memx_keeper_thread(void *region);

@@ -1,9 +1,9 @@
 /*
  * The session thread: the clock and the event function.
  *
- * Four times a second it looks whether a thread has waited too long, and
- * every period it ages the history.  The other threads leave their events to
- * this one, which may block in the event function.
+ * Four times a second it looks whether a thread has waited too long, and once
+ * at its rates.  The other threads leave their events to this one, which may
+ * block in the event function.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -60,19 +60,13 @@ static void stall_check_locked(MemxRegion *r, uint64_t now)
     }
 }
 
-static void age_locked(MemxRegion *r)
+static void rates_locked(MemxRegion *r)
 {
     uint64_t promoted = r->count.remote + r->count.prefetched;
-    uint64_t faults = promoted + r->count.staged + r->count.first_touch;
 
     r->promotion_rate = (promoted - r->promoted_last) * 1000000000ull /
-                        MEMX_PERIOD_NS;
+                        MEMX_RATE_NS;
     r->promoted_last = promoted;
-    /* Without a fault nothing was learnt: what was hot stays so. */
-    if (faults != r->faults_at_age) {
-        r->faults_at_age = faults;
-        memx_history_age(&r->history);
-    }
 }
 
 /* What an event says of its server. */
@@ -205,7 +199,7 @@ static void deliver(MemxRegion *r)
 void *memx_session_thread(void *opaque)
 {
     MemxRegion *r = opaque;
-    uint64_t period_end = memx_now_ns() + MEMX_PERIOD_NS;
+    uint64_t rates_ns = memx_now_ns() + MEMX_RATE_NS;
 
     while (!memx_stopping(r)) {
         struct pollfd pfd = { .fd = r->session.wake_fd, .events = POLLIN };
@@ -218,9 +212,9 @@ void *memx_session_thread(void *opaque)
         now = memx_now_ns();
         g_mutex_lock(&r->lock);
         stall_check_locked(r, now);
-        if (now >= period_end) {
-            period_end = now + MEMX_PERIOD_NS;
-            age_locked(r);
+        if (now >= rates_ns) {
+            rates_ns = now + MEMX_RATE_NS;
+            rates_locked(r);
         }
         g_mutex_unlock(&r->lock);
         if (g_atomic_int_get(&r->ready)) {

@@ -79,7 +79,8 @@ void memx_out_squeezed(MemxRegion *r, MemxServer *s)
 
 bool memx_out_idle_locked(MemxRegion *r)
 {
-    return !r->out->todo_pages && !r->out->pushed_pages && !r->staging.n_out;
+    return !r->out->todo_pages && !r->out->pushed_pages && !r->staging.n_out &&
+           !r->staging.n_sampled;
 }
 
 uint64_t memx_out_handed_locked(MemxRegion *r, uint64_t g)
@@ -253,18 +254,6 @@ int memx_split_page(MemxRegion *r, uint64_t offset)
     }
     g_mutex_unlock(&r->lock);
     return taken;
-}
-
-void memx_region_touched(MemxRegion *r, const uint64_t *chunks)
-{
-    g_mutex_lock(&r->lock);
-    memx_history_age(&r->history);
-    for (uint32_t c = 0; c < r->table.n_chunks; c++) {
-        if (memx_bit(chunks, c)) {
-            memx_history_touch(&r->history, c);
-        }
-    }
-    g_mutex_unlock(&r->lock);
 }
 
 /* --- Waiting --- */

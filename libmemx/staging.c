@@ -14,6 +14,20 @@ static unsigned bucket(uint64_t group)
 
 G_STATIC_ASSERT(MEMX_STAGING_HASH == 1 << (64 - 54));
 
+static uint8_t *map_area(uint64_t bytes)
+{
+    uint8_t *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (base == MAP_FAILED) {
+        return NULL;
+    }
+    madvise(base, bytes, MADV_NOHUGEPAGE);
+    madvise(base, bytes, MADV_DONTFORK);
+    madvise(base, bytes, MADV_DONTDUMP);
+    return base;
+}
+
 bool memx_staging_init(MemxStaging *st, unsigned n_slots)
 {
     *st = (MemxStaging) {
@@ -22,20 +36,16 @@ bool memx_staging_init(MemxStaging *st, unsigned n_slots)
         .n_free = n_slots,
         .out_max = n_slots - n_slots / 3,
         .in_max = n_slots - n_slots / 3,
+        .free_sample = -1,
     };
     memset(st->hash, 0xff, sizeof(st->hash));
     if (!n_slots) {
         return true;
     }
-    st->base = mmap(NULL, st->bytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (st->base == MAP_FAILED) {
-        st->base = NULL;
+    st->base = map_area(st->bytes);
+    if (!st->base) {
         return false;
     }
-    madvise(st->base, st->bytes, MADV_NOHUGEPAGE);
-    madvise(st->base, st->bytes, MADV_DONTFORK);
-    madvise(st->base, st->bytes, MADV_DONTDUMP);
     st->slot = g_new0(MemxSlot, n_slots);
     for (unsigned i = 0; i < n_slots; i++) {
         st->slot[i].server = MEMX_STAGING_NO_SERVER;
@@ -50,15 +60,66 @@ void memx_staging_destroy(MemxStaging *st)
     if (st->base) {
         munmap(st->base, st->bytes);
     }
+    if (st->sample_base) {
+        munmap(st->sample_base, st->n_samples * (uint64_t)MEMX_GROUP_BYTES);
+    }
     g_free(st->slot);
     *st = (MemxStaging) { 0 };
+}
+
+bool memx_staging_add_samples(MemxStaging *st, unsigned n)
+{
+    st->sample_base = map_area(n * (uint64_t)MEMX_GROUP_BYTES);
+    if (!st->sample_base) {
+        return false;
+    }
+    st->n_samples = n;
+    st->free_sample = st->n_slots;
+    st->slot = g_renew(MemxSlot, st->slot, st->n_slots + n);
+    for (unsigned i = 0; i < n; i++) {
+        st->slot[st->n_slots + i] = (MemxSlot) {
+            .server = MEMX_STAGING_NO_SERVER,
+            .base = st->sample_base + (uint64_t)i * MEMX_GROUP_BYTES,
+            .next = i + 1 < n ? (int)(st->n_slots + i + 1) : -1,
+        };
+    }
+    return true;
+}
+
+/* A slot that is in no list begins with a group. */
+static void begin(MemxStaging *st, MemxSlot *slot, uint64_t group,
+                  MemxSlotState state)
+{
+    unsigned h = bucket(group);
+
+    slot->state = state;
+    slot->group = group;
+    slot->staged = slot->mask = 0;
+    slot->asked = slot->sending = slot->sent = 0;
+    slot->users = 0;
+    slot->prepared = false;
+    slot->next = st->hash[h];
+    st->hash[h] = slot - st->slot;
+}
+
+MemxSlot *memx_staging_take_sample(MemxStaging *st, uint64_t group)
+{
+    MemxSlot *slot;
+
+    if (st->free_sample < 0) {
+        return NULL;
+    }
+    slot = &st->slot[st->free_sample];
+    st->free_sample = slot->next;
+    st->n_sampled++;
+    begin(st, slot, group, MEMX_SLOT_TAKING);
+    return slot;
 }
 
 MemxSlot *memx_staging_take(MemxStaging *st, uint64_t group, bool out)
 {
     int *best = NULL;
     MemxSlot *slot;
-    unsigned h = bucket(group);
     int score = -1;
 
     if (out ? st->n_out >= st->out_max : st->n_in >= st->in_max) {
@@ -87,14 +148,7 @@ MemxSlot *memx_staging_take(MemxStaging *st, uint64_t group, bool out)
     } else {
         st->n_in++;
     }
-    slot->state = out ? MEMX_SLOT_TAKING : MEMX_SLOT_FETCHING;
-    slot->group = group;
-    slot->staged = slot->mask = 0;
-    slot->asked = slot->sending = slot->sent = 0;
-    slot->users = 0;
-    slot->prepared = false;
-    slot->next = st->hash[h];
-    st->hash[h] = slot - st->slot;
+    begin(st, slot, group, out ? MEMX_SLOT_TAKING : MEMX_SLOT_FETCHING);
     return slot;
 }
 
@@ -115,6 +169,13 @@ void memx_staging_put(MemxStaging *st, MemxSlot *slot)
         p = &st->slot[*p].next;
     }
     *p = slot->next;
+    if (index >= (int)st->n_slots) {
+        st->n_sampled--;
+        slot->state = MEMX_SLOT_FREE;
+        slot->next = st->free_sample;
+        st->free_sample = index;
+        return;
+    }
     if (memx_slot_is_out(slot)) {
         st->n_out--;
     } else {

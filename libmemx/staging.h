@@ -7,7 +7,8 @@
  *
  *   out   an eviction moves a group's local pages in (the slot must be empty:
  *         MOVE doesn't replace), at their own offsets.  They are final, and
- *         stay until a server acknowledged them.
+ *         stay until a server acknowledged them.  The tracker `sample` takes
+ *         pages out for a moment, in the same way, into slots of its own.
  *   in    a fetch receives pages into frames that the slot has, at their own
  *         offsets, and moves them into the guest.
  *
@@ -35,6 +36,7 @@ typedef enum MemxSlotState {
     MEMX_SLOT_STAGED,    /* final; nothing asked of the server, or it broke */
     MEMX_SLOT_COMPARING, /* COMPARE is in flight */
     MEMX_SLOT_STORING,   /* STORE is in flight */
+    MEMX_SLOT_SAMPLED,   /* taken away for a moment; not to be sent */
     MEMX_SLOT_DONE,      /* answered; a fault still copies from it */
     /* in */
     MEMX_SLOT_FETCHING,  /* FETCH is in flight */
@@ -54,6 +56,7 @@ typedef struct MemxSlot {
     int next;            /* in its hash list or the free list; -1: end */
 
     unsigned server;     /* MEMX_STAGING_NO_SERVER: none yet */
+    int direction;       /* in: of the stream that it is for; 0: of none */
 
     /* The owner's. */
     bool prepared;       /* zero and hashes are known */
@@ -83,12 +86,20 @@ typedef struct MemxStaging {
     unsigned out_max;     /* each way leaves slots to the other */
     unsigned in_max;
     int free;             /* head of the free list */
+    uint8_t *sample_base; /* slots behind the n_slots, for the sampler */
+    unsigned n_samples;
+    unsigned n_sampled;
+    int free_sample;
     int hash[MEMX_STAGING_HASH];
 } MemxStaging;
 
 /* Maps the area; the caller registers it.  Of no slots there is none. */
 bool memx_staging_init(MemxStaging *staging, unsigned n_slots);
 void memx_staging_destroy(MemxStaging *staging);
+/* Maps so many slots more, for samples; before anybody uses the others. */
+bool memx_staging_add_samples(MemxStaging *staging, unsigned n_samples);
+/* A free one of these for @group, as if on its way out; or NULL. */
+MemxSlot *memx_staging_take_sample(MemxStaging *staging, uint64_t group);
 
 /* Takes a free slot for @group, for the way out one with few frames, for the
  * way in one with many; NULL if there is none for that way. */

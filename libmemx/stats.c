@@ -56,16 +56,17 @@ static uint64_t quantile_ns(const uint64_t *bucket, unsigned permille)
 void memx_region_stats(MemxRegion *r, MemxStats *out)
 {
     MemxCounters *n = &r->count;
-    uint64_t staged = 0, never;
+    uint64_t staged = 0, sampled = 0, never;
 
     memset(out, 0, sizeof(*out));
     g_mutex_lock(&r->lock);
-    for (unsigned i = 0; i < r->staging.n_slots; i++) {
+    for (unsigned i = 0; i < r->staging.n_slots + r->staging.n_samples; i++) {
         MemxSlot *slot = &r->staging.slot[i];
 
         if (memx_slot_is_out(slot)) {
-            staged += memx_mask_pages(slot->staged &
-                                      ~r->table.present[slot->group]);
+            *(i < r->staging.n_slots ? &staged : &sampled) +=
+                memx_mask_pages(slot->staged &
+                                ~r->table.present[slot->group]);
         }
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
@@ -83,7 +84,8 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     out->staged_bytes = staged * MEMX_PAGE_BYTES;
     out->chunk_bytes = r->chunk_bytes;
     never = r->table.n_pages - r->table.n_present;
-    never -= MIN(never, out->remote_bytes / MEMX_PAGE_BYTES + staged);
+    never -= MIN(never, out->remote_bytes / MEMX_PAGE_BYTES + staged +
+                 sampled);
     out->never_written_bytes = never * MEMX_PAGE_BYTES;
     out->faults = n->first_touch + n->remote + n->staged;
     out->faults_first_touch = n->first_touch;
@@ -93,6 +95,8 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     out->starved = n->starved;
     out->prefetched_pages = n->prefetched;
     out->prefetch_wasted_pages = n->prefetch_wasted;
+    out->prefetch_judged_pages = n->prefetch_judged;
+    out->prefetch_untouched_pages = n->prefetch_untouched;
     out->evicted_pages = n->evicted;
     out->evicted_unchanged_pages = n->unchanged;
     out->evicted_zero_pages = n->zero;
@@ -107,7 +111,8 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
                                        ? n->remote + n->prefetched
                                        : r->fetched_at_commit;
     g_mutex_unlock(&r->lock);
-    out->tracker = "faults";
+    memx_ageing_stats(r, &out->tracking);
+    out->tracker = out->tracking.name;
     out->fetch_p50_ns = quantile_ns(out->fetch_latency, 500);
     out->fetch_p99_ns = quantile_ns(out->fetch_latency, 990);
 }

@@ -7,11 +7,13 @@
 #include "streams.h"
 
 #define WINDOW_FIRST 8
+#define WINDOW_LEAST 32u    /* however little of it was used */
+#define JUDGED_PAGES 512
 
 void memx_streams_init(MemxStreams *s, uint32_t window_max)
 {
     memset(s, 0, sizeof(*s));
-    s->window_max = window_max;
+    s->window_most = s->window_max[0] = s->window_max[1] = window_max;
     for (unsigned i = 0; i < MEMX_STREAMS; i++) {
         s->stream[i].at = UINT64_MAX / 2;
         s->stream[i].ahead = UINT64_MAX / 2;
@@ -67,6 +69,7 @@ uint32_t memx_streams_fault(MemxStreams *s, uint64_t page, uint64_t *first,
                             uint64_t *end, int *direction)
 {
     MemxStream *oldest = &s->stream[0];
+    uint32_t most;
 
     *first = *end = page;
     *direction = 1;
@@ -81,8 +84,8 @@ uint32_t memx_streams_fault(MemxStreams *s, uint64_t page, uint64_t *first,
                 st->ahead = page;
                 st->window = WINDOW_FIRST / 2;
             }
-            st->window = st->window * 2 < s->window_max ? st->window * 2
-                                                        : s->window_max;
+            most = s->window_max[st->direction < 0];
+            st->window = st->window * 2 < most ? st->window * 2 : most;
             st->used = s->faults;
             set_range(st, page, first, end);
             st->at = page;
@@ -96,4 +99,25 @@ uint32_t memx_streams_fault(MemxStreams *s, uint64_t page, uint64_t *first,
     *oldest = (MemxStream) { .at = page, .ahead = page, .direction = 1,
                              .used = s->faults };
     return 0;
+}
+
+void memx_streams_judge(MemxStreams *s, int direction, unsigned pages,
+                        unsigned used)
+{
+    unsigned d = direction < 0;
+    uint32_t most = s->window_max[d];
+
+    s->judged[d] += pages;
+    s->used[d] += used;
+    if (s->judged[d] < JUDGED_PAGES) {
+        return;
+    }
+    if (s->used[d] < s->judged[d] / 2) {
+        most = most / 2 > WINDOW_LEAST ? most / 2 : WINDOW_LEAST;
+        s->window_max[d] = most < s->window_max[d] ? most : s->window_max[d];
+    } else if (s->used[d] > s->judged[d] / 4 * 3) {
+        s->window_max[d] = most * 2 < s->window_most ? most * 2
+                                                     : s->window_most;
+    }
+    s->judged[d] = s->used[d] = 0;
 }

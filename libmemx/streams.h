@@ -13,6 +13,10 @@
  * MEMX_STREAM_MARKER_PAGES, the *marker*: the fault on it says how far the
  * reader is, while the pages behind it are on their way already.
  *
+ * Where a tracker tells afterwards which prefetched pages were touched, the
+ * windows of that direction shrink when few were, and grow again when most
+ * were.
+ *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #ifndef MEMX_STREAMS_H
@@ -35,7 +39,9 @@ typedef struct MemxStream {
 typedef struct MemxStreams {
     MemxStream stream[MEMX_STREAMS];
     uint64_t faults;
-    uint32_t window_max;
+    uint32_t window_most;   /* of any */
+    uint32_t window_max[2]; /* as it is now, forward and backward */
+    uint32_t judged[2], used[2]; /* pages, since that was decided */
 } MemxStreams;
 
 void memx_streams_init(MemxStreams *streams, uint32_t window_max);
@@ -48,5 +54,10 @@ void memx_streams_init(MemxStreams *streams, uint32_t window_max);
  */
 uint32_t memx_streams_fault(MemxStreams *streams, uint64_t page,
                             uint64_t *first, uint64_t *end, int *direction);
+
+/* Of @pages that were prefetched in a direction, a tracker found @used
+ * touched. */
+void memx_streams_judge(MemxStreams *streams, int direction, unsigned pages,
+                        unsigned used);
 
 #endif

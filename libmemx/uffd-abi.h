@@ -33,6 +33,34 @@ struct uffdio_move {
 #define UFFDIO_MOVE _IOWR(UFFDIO, _UFFDIO_MOVE, struct uffdio_move)
 #endif
 
+/*
+ * Linux 7.3: read-write protection.  With RWP_ASYNC the kernel gives access back
+ * at the first touch, without a message, and PAGEMAP_SCAN tells which pages
+ * were touched (PAGE_IS_ACCESSED, in pagemap-abi.h).
+ */
+#ifndef UFFD_FEATURE_RWP
+#define UFFD_FEATURE_RWP (1 << 17)
+#endif
+#ifndef UFFD_FEATURE_RWP_ASYNC
+#define UFFD_FEATURE_RWP_ASYNC (1 << 18)
+#endif
+#ifndef UFFDIO_REGISTER_MODE_RWP
+#define UFFDIO_REGISTER_MODE_RWP ((__u64)1 << 3)
+#endif
+
+#ifndef UFFDIO_RWPROTECT
+#define _UFFDIO_RWPROTECT (0x09)
+#define UFFDIO_RWPROTECT_MODE_RWP ((__u64)1 << 0)
+
+struct uffdio_rwprotect {
+    struct uffdio_range range;
+    __u64 mode;
+};
+
+#define UFFDIO_RWPROTECT _IOWR(UFFDIO, _UFFDIO_RWPROTECT, \
+                               struct uffdio_rwprotect)
+#endif
+
 /* Linux 6.1: /dev/userfaultfd, whose file permissions say who may use it. */
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)

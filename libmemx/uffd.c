@@ -173,6 +173,45 @@ bool memx_uffd_register(int fd, void *hva, size_t bytes, GError **error)
     return true;
 }
 
+bool memx_uffd_register_rwp(int fd, void *hva, size_t bytes, bool missing,
+                            GError **error)
+{
+    struct uffdio_register reg = {
+        .range = { .start = (uintptr_t)hva, .len = bytes },
+        .mode = UFFDIO_REGISTER_MODE_RWP |
+                (missing ? UFFDIO_REGISTER_MODE_MISSING : 0),
+    };
+
+    if (ioctl(fd, UFFDIO_REGISTER, &reg) < 0) {
+        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
+                    "cannot register %zu bytes at %p with userfaultfd for "
+                    "read-write protection: %s%s", bytes, hva,
+                    g_strerror(errno), errno == EBUSY ? " (another "
+                    "userfaultfd of this process has it; postcopy or "
+                    "background snapshot active?)" : "");
+        return false;
+    }
+    return true;
+}
+
+int memx_uffd_rwprotect(int fd, void *hva, size_t bytes)
+{
+    struct uffdio_rwprotect protect = {
+        .range = { .start = (uintptr_t)hva, .len = bytes },
+        .mode = UFFDIO_RWPROTECT_MODE_RWP,
+    };
+
+    for (int i = 0; i < EAGAIN_RETRIES; i++) {
+        if (ioctl(fd, UFFDIO_RWPROTECT, &protect) == 0) {
+            return 0;
+        }
+        if (errno != EAGAIN) {
+            break;
+        }
+    }
+    return -errno;
+}
+
 bool memx_uffd_unregister(int fd, void *hva, size_t bytes, GError **error)
 {
     struct uffdio_range range = { .start = (uintptr_t)hva, .len = bytes };

@@ -57,6 +57,22 @@ int memx_uffd_open(uint64_t features_wanted, uint64_t *features_got,
 bool memx_uffd_register(int fd, void *hva, size_t bytes, GError **error);
 
 /*
+ * The same for RWP mode (with @missing for MISSING mode, too): see
+ * memx_uffd_rwprotect(). @fd must have been opened with UFFD_FEATURE_RWP_ASYNC.
+ */
+bool memx_uffd_register_rwp(int fd, void *hva, size_t bytes, bool missing,
+                            GError **error);
+
+/*
+ * Protect what is present in [@hva, @hva + @bytes) of a range registered for
+ * RWP: the next access, read or write, of each page has the kernel lift the
+ * protection of this page again, which PAGEMAP_SCAN shows as PAGE_IS_ACCESSED.
+ * Nobody waits and no message is sent. A missing page keeps no mark: COPY leaves
+ * it accessed, MOVE not accessed. Returns 0 or -errno.
+ */
+int memx_uffd_rwprotect(int fd, void *hva, size_t bytes);
+
+/*
  * The reverse. Threads waiting for a page of the range are woken and find a
  * zero page where one is missing: bring everything home first.
  */

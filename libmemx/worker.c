@@ -1,5 +1,5 @@
 /*
- * A worker: an engine thread and its doorbell.
+ * Workers; see the header.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -8,7 +8,8 @@
 #include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-#include "region.h"
+#include "memx.h"
+#include "worker.h"
 
 bool memx_worker_init(MemxWorker *w, GError **error)
 {

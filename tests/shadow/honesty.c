@@ -58,6 +58,8 @@ static void sample(Honesty *h)
 
     held = honesty_held_bytes(r->pagemap_fd, r->staging.base,
                               r->staging.bytes) +
+           honesty_held_bytes(r->pagemap_fd, r->staging.sample_base,
+                              r->staging.n_samples * MEMX_GROUP_BYTES) +
            honesty_held_bytes(r->pagemap_fd, r->base, r->size_bytes) +
            honesty_held_bytes(r->pagemap_fd, r->fault_buffers,
                               MEMX_FAULTS_MAX * MEMX_PAGE_BYTES);

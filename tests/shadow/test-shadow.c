@@ -39,6 +39,7 @@ typedef struct Options {
     int seed;
     char *keep;
     char *fill;
+    char *tracker;
     char *transport;
     gboolean require;
     gboolean calm;
@@ -71,6 +72,9 @@ static Options parse(int argc, char **argv)
         { "seed", 0, 0, G_OPTION_ARG_INT, &o.seed, "As printed", "N" },
         { "keep", 0, 0, G_OPTION_ARG_STRING, &o.keep, "Copies",
           "auto|on|off" },
+        { "tracker", 0, 0, G_OPTION_ARG_STRING, &o.tracker,
+          "off, rwp, idle or sample, with short periods (auto, with long "
+          "ones)", "KIND" },
         { "fill", 0, 0, G_OPTION_ARG_STRING, &o.fill,
           "Instead of what is measured", "move|copy" },
         { "transport", 0, 0, G_OPTION_ARG_STRING, &o.transport, NULL,
@@ -109,6 +113,18 @@ static MemxKeepCopies keep_copies(const char *name)
            : MEMX_KEEP_COPIES_AUTO;
 }
 
+static MemxTrackerKind tracker_kind(const char *name)
+{
+    MemxTrackerKind kind = MEMX_TRACKER_AUTO;
+
+    while (strcmp(memx_tracker_kind_name(kind), name)) {
+        if (kind++ == MEMX_TRACKER_SAMPLE) {
+            g_error("no tracker is called %s", name);
+        }
+    }
+    return kind;
+}
+
 static void make_region(Test *t)
 {
     MemxOptions o = MEMX_OPTIONS_INIT;
@@ -122,6 +138,12 @@ static void make_region(Test *t)
     o.vm_name = "shadow";
     o.event = on_event;
     o.opaque = t;
+    if (t->o.tracker) {
+        o.tracker = (MemxTrackerOptions) {
+            .kind = tracker_kind(t->o.tracker), .period_ms = 100,
+            .cpu_percent = 50,
+        };
+    }
     t->region = memx_region_new_over(&o, pool_transport(t->pool), &error);
     if (!t->region) {
         g_error("%s", error->message);
@@ -322,6 +344,7 @@ int main(int argc, char **argv)
     g_rand_free(t.rand);
     g_free(t.o.keep);
     g_free(t.o.fill);
+    g_free(t.o.tracker);
     g_free(t.o.transport);
     printf("# coverage: %u cells are empty (!)%s\n", empty,
            t.o.require ? "" : ", for want of time");

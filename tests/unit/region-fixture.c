@@ -24,6 +24,9 @@ MemxRegion *region_fixture_try(const RegionFixture *f, GError **error)
     o.servers = address;
     o.vm_name = "unit";
     o.region_name = g_get_prgname();
+    if (f->tracker.cpu_percent) {
+        o.tracker = f->tracker;
+    }
     if (f->server_timeout_ms) {
         o.server_timeout_ms = f->server_timeout_ms;
     }

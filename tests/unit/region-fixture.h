@@ -21,6 +21,7 @@ typedef struct RegionFixture {
     unsigned server_timeout_ms;
     ServerProcess **servers;
     unsigned n_servers;
+    MemxTrackerOptions tracker; /* cpu_percent 0: the default */
     MemxEventFunc *event;
     void *opaque;
 } RegionFixture;

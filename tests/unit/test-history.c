@@ -61,14 +61,25 @@ static void model_touch(Model *m, uint32_t c)
     }
 }
 
-static void model_age(Model *m)
+/* Chunk after chunk; one whose value changes comes last among its equals. */
+static void model_fold(Model *m, const uint64_t *touched,
+                       const uint64_t *left)
 {
-    for (unsigned v = 1; v < MEMX_HISTORY_VALUES; v++) {
-        m->order[v / 2] = g_list_concat(m->order[v / 2], m->order[v]);
-        m->order[v] = NULL;
-    }
     for (unsigned c = 0; c < CHUNKS; c++) {
-        m->value[c] >>= 1;
+        bool hit = touched[c / 64] >> c % 64 & 1;
+
+        if (!(left[c / 64] >> c % 64 & 1)) {
+            model_set(m, c, m->value[c] >> 1 | hit << 7);
+        }
+    }
+}
+
+static void model_enter(Model *m, uint32_t c)
+{
+    if (m->value[c] >= 0x40) {
+        model_requeue(m, c);
+    } else {
+        model_set(m, c, 0x40);
     }
 }
 
@@ -128,8 +139,18 @@ static void test_against_model(void)
             memx_history_set(&h, c, value);
             model_set(m, c, value);
         } else if (what < 15) {
-            memx_history_age(&h);
-            model_age(m);
+            memx_history_enter(&h, c);
+            model_enter(m, c);
+        } else {
+            uint64_t bits[2][CHUNKS / 64 + 1];
+
+            for (unsigned j = 0; j < G_N_ELEMENTS(bits[0]); j++) {
+                bits[0][j] = (uint64_t)g_test_rand_int() << 32 |
+                             (uint32_t)g_test_rand_int();
+                bits[1][j] = bits[0][j] >> 32 & bits[0][j];
+            }
+            memx_history_fold(&h, 0, CHUNKS, bits[0], bits[1]);
+            model_fold(m, bits[0], bits[1]);
         }
         check(&h, m);
     }
@@ -148,11 +169,9 @@ static void test_more_recent_is_hotter(void)
         memx_history_list(&h, c);
     }
     /* 0: often, but long ago; 1: once, lately; 2: never. */
-    memx_history_touch(&h, 0);
-    memx_history_age(&h);
-    memx_history_touch(&h, 0);
-    memx_history_age(&h);
-    memx_history_touch(&h, 1);
+    memx_history_fold(&h, 0, 3, (uint64_t[]) { 1 }, NULL);
+    memx_history_fold(&h, 0, 3, (uint64_t[]) { 1 }, NULL);
+    memx_history_fold(&h, 0, 3, (uint64_t[]) { 2 }, NULL);
     g_assert_cmpuint(h.value[0], ==, 0x60);
     g_assert_cmpuint(h.value[1], ==, 0x80);
     g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 2);
@@ -168,12 +187,34 @@ static void test_forgets_after_eight_periods(void)
     g_assert_true(memx_history_init(&h, 1));
     memx_history_touch(&h, 0);
     for (unsigned i = 0; i < 7; i++) {
-        memx_history_age(&h);
+        memx_history_fold(&h, 0, 1, NULL, NULL);
         g_assert_cmpuint(h.value[0], ==, 0x80 >> (i + 1));
     }
-    memx_history_age(&h);
+    memx_history_fold(&h, 0, 1, NULL, NULL);
     g_assert_cmpuint(h.value[0], ==, 0);
-    g_assert_cmpuint(h.period, ==, 8);
+    memx_history_destroy(&h);
+}
+
+/* A newcomer is worth less than what was touched in the last period, even if
+ * that was missed once; and as much as what was touched in the one before. */
+static void test_a_newcomer_drives_out_what_is_colder(void)
+{
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, 4));
+    for (uint32_t c = 0; c < 4; c++) {
+        memx_history_list(&h, c);
+    }
+    /* 0: always; 1: always, but not in the last one; 2: long ago. */
+    memx_history_fold(&h, 0, 4, (uint64_t[]) { 7 }, NULL);
+    memx_history_fold(&h, 0, 4, (uint64_t[]) { 3 }, NULL);
+    memx_history_fold(&h, 0, 4, (uint64_t[]) { 3 }, NULL);
+    memx_history_fold(&h, 0, 4, (uint64_t[]) { 1 }, NULL);
+    memx_history_enter(&h, 3);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 2);
+    g_assert_cmpuint(memx_history_after(&h, 2), ==, 3);
+    g_assert_cmpuint(memx_history_after(&h, 3), ==, 1);
+    g_assert_cmpuint(memx_history_after(&h, 1), ==, 0);
     memx_history_destroy(&h);
 }
 
@@ -223,6 +264,8 @@ int main(int argc, char **argv)
                     test_more_recent_is_hotter);
     g_test_add_func("/history/forgets-after-eight-periods",
                     test_forgets_after_eight_periods);
+    g_test_add_func("/history/a-newcomer-drives-out-what-is-colder",
+                    test_a_newcomer_drives_out_what_is_colder);
     g_test_add_func("/history/nothing-listed-no-victim",
                     test_nothing_listed_no_victim);
     g_test_add_func("/history/victim-looks-at-no-chunk",

@@ -1,0 +1,270 @@
+/*
+ * What the end of a period means to a region: the ager's client.
+ *
+ * It has the tracker look at groups that have local pages, and tells the
+ * history of all chunks, also of those that are remote: these were not touched,
+ * or a fault would have told.  Pages that were prefetched are followed until
+ * the tracker has seen them for a whole period; how many of them were touched
+ * decides how far their kind of stream may read ahead.
+ *
+ * The lock is taken for a slice at a time.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <string.h>
+#include "region.h"
+
+#define CHUNKS_AT_ONCE 1024u    /* told under the lock; of 64 */
+
+static bool age_begin(void *opaque, bool *pressure)
+{
+    MemxRegion *r = opaque;
+    uint64_t faults;
+    bool yes;
+
+    g_mutex_lock(&r->lock);
+    faults = r->count.remote + r->count.prefetched + r->count.staged +
+             r->count.first_touch;
+    *pressure = r->count.evicted != r->evicted_at_age;
+    /* If faults alone tell, and there was none, then nothing was learnt: what
+     * was hot stays so. */
+    yes = (r->tracked || faults != r->faults_at_age) &&
+          r->side != MEMX_SIDE_FENCED;
+    r->faults_at_age = faults;
+    r->evicted_at_age = r->count.evicted;
+    r->entered = 0;
+    g_mutex_unlock(&r->lock);
+    return yes;
+}
+
+static bool age_want(void *opaque, MemxSlice *slice)
+{
+    MemxRegion *r = opaque;
+    bool any = false;
+
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < slice->n_groups; i++) {
+        if (r->table.present[slice->first_group + i]) {
+            slice->wanted[i / 64] |= 1ull << i % 64;
+            any = true;
+        }
+    }
+    g_mutex_unlock(&r->lock);
+    return any;
+}
+
+static MemxPrefetched *prefetched_at(MemxRegion *r, uint64_t group)
+{
+    return &r->prefetched[group % MEMX_PREFETCHED];
+}
+
+void memx_prefetched_locked(MemxRegion *r, uint64_t group, uint64_t mask,
+                            int direction, bool moved)
+{
+    MemxPrefetched *p = prefetched_at(r, group);
+
+    if (!direction || !r->tracked || memx_ager_waits(r->ager)) {
+        return;
+    }
+    if (p->mask && p->group == group && p->direction == direction) {
+        p->mask |= mask;
+        p->looked = false;
+        p->idle &= moved && memx_ager_moved_is_idle(r->ager);
+        return;
+    }
+    *p = (MemxPrefetched) {
+        .group = group, .mask = mask, .direction = direction,
+        .idle = moved && memx_ager_moved_is_idle(r->ager),
+    };
+}
+
+/* A tracker has seen a group in which pages were prefetched. */
+static void judge_locked(MemxRegion *r, uint64_t group, uint64_t touched)
+{
+    MemxPrefetched *p = prefetched_at(r, group);
+    unsigned pages, used;
+
+    if (!p->mask || p->group != group) {
+        return;
+    }
+    if (p->idle) {
+        p->used |= touched & p->mask;
+    }
+    p->idle = true; /* from now on */
+    if (!p->looked) {
+        p->looked = true;
+        return;
+    }
+    /* What has been evicted meanwhile nobody knows. */
+    p->mask &= r->table.present[group];
+    pages = memx_mask_pages(p->mask);
+    used = memx_mask_pages(p->used & p->mask);
+    r->count.prefetch_judged += pages;
+    r->count.prefetch_untouched += pages - used;
+    memx_streams_judge(&r->streams, p->direction, pages, used);
+    p->mask = 0;
+}
+
+/* What is known of a chunk, from the groups of the slice that are its. */
+typedef struct Chunk {
+    bool used;      /* it has pages, here or elsewhere */
+    bool looked;    /* the tracker was asked, */
+    bool known;     /* and knew */
+    bool touched;
+} Chunk;
+
+static Chunk chunk_locked(MemxRegion *r, const MemxSlice *slice, bool looked,
+                          unsigned from, unsigned to, MemxFound *found)
+{
+    Chunk c = { 0 };
+
+    for (unsigned i = from; i < to; i++) {
+        uint64_t g = slice->first_group + i;
+
+        c.used |= r->table.present[g] || r->table.stored[g];
+        if (!looked || !memx_slice_wanted(slice, i)) {
+            continue;
+        }
+        c.looked = true;
+        if (!(slice->skipped[i / 64] >> i % 64 & 1)) {
+            c.known = true;
+            c.touched |= slice->touched[i] != 0;
+            found->touched_pages += memx_mask_pages(slice->touched[i]);
+            judge_locked(r, g, slice->touched[i]);
+        }
+    }
+    return c;
+}
+
+static void age_slice(void *opaque, const MemxSlice *slice, bool looked,
+                      MemxFound *found)
+{
+    MemxRegion *r = opaque;
+    unsigned per = r->table.groups_per_chunk;
+    unsigned n = (slice->n_groups + per - 1) / per;
+    uint32_t first = memx_chunk_of_group(&r->table, slice->first_group);
+    uint64_t touched[MEMX_SLICE_WORDS] = { 0 };
+    uint64_t left[MEMX_SLICE_WORDS] = { 0 };
+    uint64_t used[MEMX_SLICE_WORDS] = { 0 };
+
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < n; i++) {
+        MemxChunk *chunk = &r->table.chunk[first + i];
+        Chunk c = chunk_locked(r, slice, looked, i * per,
+                               MIN((i + 1) * per, slice->n_groups), found);
+        uint64_t bit = 1ull << i % 64;
+
+        c.touched |= chunk->touched;
+        chunk->touched = 0;
+        touched[i / 64] |= c.touched ? bit : 0;
+        left[i / 64] |= c.looked && !c.known && !c.touched ? bit : 0;
+        used[i / 64] |= c.used ? bit : 0;
+        found->looked_chunks += c.looked && c.known;
+        found->touched_chunks += c.looked && c.known && c.touched;
+    }
+    memx_history_fold(&r->history, first, n, touched, left);
+    for (unsigned i = 0; i < n; i++) {
+        found->chunks[r->history.value[first + i]] +=
+            used[i / 64] >> i % 64 & 1;
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+static void age_end(void *opaque)
+{
+    MemxRegion *r = opaque;
+
+    g_mutex_lock(&r->lock);
+    r->history.period++;
+    g_mutex_unlock(&r->lock);
+}
+
+static unsigned turnover(void *opaque)
+{
+    MemxRegion *r = opaque;
+    unsigned percent;
+
+    g_mutex_lock(&r->lock);
+    percent = (uint64_t)r->entered * 100 / MAX(r->history.n_listed, 1);
+    g_mutex_unlock(&r->lock);
+    return percent;
+}
+
+static const MemxAgerClient client = {
+    .begin = age_begin,
+    .want = age_want,
+    .age = age_slice,
+    .end = age_end,
+    .turnover = turnover,
+};
+
+bool memx_ageing_init(MemxRegion *r, const MemxOptions *o, GError **error)
+{
+    MemxTrackerOptions options = o->tracker;
+    const MemxTrackerOps *ops;
+    MemxWatch watch = {
+        .range = &r->range,
+        .n_ranges = 1,
+        .region = r,
+        .uffd = r->rwp ? r->uffd : -1,
+        .idle = options.idle,
+    };
+    void *tracker;
+    char *why;
+
+    r->range = (MemxRange) { r->base, r->size_bytes };
+    if (!memx_tracker_choose(&watch, &options, &ops, &tracker, &why, error)) {
+        return false;
+    }
+    r->tracked = ops;
+    r->ager = memx_ager_new(&watch, ops, tracker, why, r->chunk_bytes,
+                            &options, &client, r, error);
+    return r->ager;
+}
+
+void memx_ageing_stats(MemxRegion *r, MemxTrackerStats *stats)
+{
+    memset(stats, 0, sizeof(*stats));
+    stats->name = memx_tracker_kind_name(MEMX_TRACKER_OFF);
+    stats->chunk_bytes = r->chunk_bytes;
+    if (r->ager) {
+        memx_ager_stats(r->ager, stats);
+    }
+}
+
+bool memx_region_set_tracking(MemxRegion *r, unsigned period_ms,
+                              unsigned cpu_percent, GError **error)
+{
+    if (!memx_tracker_check(period_ms, cpu_percent, error)) {
+        return false;
+    }
+    if (r->ager) {
+        memx_ager_set(r->ager, period_ms, cpu_percent);
+    }
+    return true;
+}
+
+void memx_region_touched(MemxRegion *r, const uint64_t *chunks)
+{
+    uint32_t n_chunks = r->table.n_chunks;
+
+    for (uint32_t c = 0; c < n_chunks; c += CHUNKS_AT_ONCE) {
+        g_mutex_lock(&r->lock);
+        memx_history_fold(&r->history, c, MIN(n_chunks - c, CHUNKS_AT_ONCE),
+                          chunks + c / 64, NULL);
+        g_mutex_unlock(&r->lock);
+    }
+}
+
+void memx_region_set_history(MemxRegion *r, const uint8_t *value,
+                             uint32_t n_chunks)
+{
+    n_chunks = MIN(n_chunks, r->table.n_chunks);
+    for (uint32_t c = 0; c < n_chunks; c += CHUNKS_AT_ONCE) {
+        g_mutex_lock(&r->lock);
+        for (uint32_t i = c; i < MIN(n_chunks, c + CHUNKS_AT_ONCE); i++) {
+            memx_history_set(&r->history, i, value[i]);
+        }
+        g_mutex_unlock(&r->lock);
+    }
+}

@@ -1,0 +1,401 @@
+/*
+ * The ager; see the header.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <poll.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+#include "ager.h"
+
+#define MS 1000000ull
+#define PERIOD_MIN_NS (250 * MS)
+#define PERIOD_MAX_NS (20000 * MS)
+#define PERIOD_LAST_NS (3600000 * MS)   /* for its cost's sake */
+#define TICK_NS (250 * MS)
+#define NAP_NS (100 * MS)
+#define TURNOVER_PERCENT 50
+#define LOOKED_MIN 16                   /* chunks: fewer tell nothing */
+#define SLICES_EACH 64                  /* less isn't worth a thread */
+#define THREADS_MAX 16
+
+struct MemxAger {
+    /* Constant after creation. */
+    const MemxTrackerOps *ops;          /* NULL: faults only */
+    void *tracker;
+    char *why;
+    MemxRange *range;
+    uint64_t *end_slice;                /* of each range, counted over all */
+    unsigned n_ranges;
+    uint64_t chunk_bytes;
+    const MemxAgerClient *client;
+    void *opaque;
+    MemxWorker worker;
+
+    int stop;                           /* atomic */
+    atomic_uint_fast64_t next_slice;    /* to be taken, in this pass */
+
+    GMutex lock;                        /* a leaf; protects what follows */
+    bool adapts;
+    uint64_t period_ns;
+    unsigned cpu_percent;
+    MemxFound found;                    /* of the pass, by threads that ended */
+    uint64_t pass_cpu_ns, pass_faults;
+    MemxTrackerStats last;              /* as it is told */
+
+    /* The ager thread's; constant during a pass. */
+    bool armed;                         /* the tracker's answers mean something */
+    unsigned n_threads;
+    uint64_t share_percent;             /* of each */
+    uint64_t dwell_ns;
+    uint64_t slices_wanted;             /* in the last pass */
+    uint64_t pass_end_ns;
+    atomic_uint_fast64_t slices_now;
+};
+
+static uint64_t now_ns(clockid_t clock)
+{
+    struct timespec t;
+
+    clock_gettime(clock, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static bool stopping(MemxAger *a)
+{
+    return g_atomic_int_get(&a->stop);
+}
+
+/* Sleeps, but not when it is to stop. */
+static void nap(MemxAger *a, uint64_t ns)
+{
+    uint64_t end = now_ns(CLOCK_MONOTONIC) + ns;
+
+    while (!stopping(a)) {
+        uint64_t now = now_ns(CLOCK_MONOTONIC);
+        struct pollfd pfd = { .fd = a->worker.wake_fd, .events = POLLIN };
+
+        if (now >= end) {
+            return;
+        }
+        poll(&pfd, 1, (MIN(end - now, NAP_NS) + MS - 1) / MS);
+        if (pfd.revents) {
+            memx_worker_silence(&a->worker);
+        }
+    }
+}
+
+static void slice_at(const MemxAger *a, uint64_t index, MemxSlice *slice)
+{
+    uint64_t start = 0, groups;
+    unsigned i = 0;
+
+    while (index >= a->end_slice[i]) {
+        start = a->end_slice[i++];
+    }
+    groups = (a->range[i].bytes + MEMX_GROUP_BYTES - 1) / MEMX_GROUP_BYTES;
+    slice->range = i;
+    slice->first_group = (index - start) * MEMX_SLICE_GROUPS;
+    slice->n_groups = MIN(groups - slice->first_group, MEMX_SLICE_GROUPS);
+    memset(slice->wanted, 0, sizeof(slice->wanted));
+    memset(slice->touched, 0, sizeof(slice->touched));
+    memset(slice->skipped, 0, sizeof(slice->skipped));
+    slice->faults = 0;
+}
+
+static void look(MemxAger *a, uint64_t index, MemxFound *found,
+                 uint64_t *faults)
+{
+    bool wanted, looked = false;
+    MemxSlice slice;
+
+    slice_at(a, index, &slice);
+    wanted = a->client->want(a->opaque, &slice);
+    if (wanted && a->ops) {
+        a->ops->harvest(a->tracker, &slice, a->worker.wake_fd, a->dwell_ns);
+        atomic_fetch_add(&a->slices_now, 1);
+        looked = a->armed;
+        *faults += slice.faults;
+    }
+    if (a->armed || !a->ops) {
+        a->client->age(a->opaque, &slice, looked, found);
+    }
+}
+
+/* Takes slices until there is none; as many threads as a pass has. */
+static void *take_slices(void *opaque)
+{
+    MemxAger *a = opaque;
+    MemxFound found = { 0 };
+    uint64_t n = a->end_slice[a->n_ranges - 1], faults = 0, index;
+    uint64_t cpu = now_ns(CLOCK_THREAD_CPUTIME_ID), used = 0;
+    uint64_t start = now_ns(CLOCK_MONOTONIC);
+
+    while (!stopping(a) && (index = atomic_fetch_add(&a->next_slice, 1)) < n) {
+        uint64_t due;
+
+        look(a, index, &found, &faults);
+        used = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
+        due = start + used * 100 / a->share_percent;
+        if (due > now_ns(CLOCK_MONOTONIC) + MS) {
+            nap(a, due - now_ns(CLOCK_MONOTONIC));
+        }
+    }
+    g_mutex_lock(&a->lock);
+    a->pass_cpu_ns += used;
+    a->pass_faults += faults;
+    a->found.touched_pages += found.touched_pages;
+    a->found.touched_chunks += found.touched_chunks;
+    a->found.looked_chunks += found.looked_chunks;
+    for (unsigned v = 0; v < MEMX_HISTORIES; v++) {
+        a->found.chunks[v] += found.chunks[v];
+    }
+    g_mutex_unlock(&a->lock);
+    return NULL;
+}
+
+static void run_threads(MemxAger *a)
+{
+    uint64_t n = a->end_slice[a->n_ranges - 1];
+    GThread *thread[THREADS_MAX];
+    unsigned percent, n_threads;
+
+    g_mutex_lock(&a->lock);
+    percent = a->cpu_percent;
+    a->dwell_ns = a->period_ns * 9 / 10 / MAX(a->slices_wanted, 1);
+    memset(&a->found, 0, sizeof(a->found));
+    a->pass_cpu_ns = a->pass_faults = 0;
+    g_mutex_unlock(&a->lock);
+    n_threads = MIN((percent + 99) / 100, n / SLICES_EACH + 1);
+    n_threads = a->ops && a->ops->serial ? 1 : MIN(n_threads, THREADS_MAX);
+    a->share_percent = MAX(1, MIN(percent / n_threads, 100));
+    atomic_store(&a->next_slice, 0);
+    atomic_store(&a->slices_now, 0);
+    for (unsigned i = 1; i < n_threads; i++) {
+        thread[i] = g_thread_try_new("memx-ager", take_slices, a, NULL);
+    }
+    take_slices(a);
+    for (unsigned i = 1; i < n_threads; i++) {
+        if (thread[i]) {
+            g_thread_join(thread[i]);
+        }
+    }
+    a->slices_wanted = atomic_load(&a->slices_now);
+}
+
+uint64_t memx_ager_adapt(uint64_t period_ns, const MemxFound *found,
+                         bool pressure)
+{
+    unsigned low = pressure ? 75 : 30, high = pressure ? 92 : 70;
+    uint64_t percent;
+
+    if (found->looked_chunks < LOOKED_MIN) {
+        return period_ns;
+    }
+    percent = found->touched_chunks * 100ull / found->looked_chunks;
+    if (percent > high) {
+        period_ns = period_ns / 10 * 7;
+    } else if (percent < low) {
+        period_ns = period_ns / 10 * 13;
+    }
+    return CLAMP(period_ns, PERIOD_MIN_NS, PERIOD_MAX_NS);
+}
+
+/* What the pass found, and the next period. */
+static void conclude(MemxAger *a, uint64_t start, bool pressure)
+{
+    uint64_t now = now_ns(CLOCK_MONOTONIC), cost, since;
+
+    g_mutex_lock(&a->lock);
+    since = a->pass_end_ns ? now - a->pass_end_ns : now - start;
+    a->pass_end_ns = now;
+    a->last.periods += a->armed || !a->ops;
+    a->last.pass_ns = now - start;
+    a->last.cpu_ns += a->pass_cpu_ns;
+    a->last.cpu_ppm = a->pass_cpu_ns * 1000000 / MAX(since, 1);
+    a->last.extra_faults += a->pass_faults;
+    a->last.extra_faults_period = a->pass_faults;
+    a->last.touched_pages = a->found.touched_pages;
+    a->last.touched_chunks = a->found.touched_chunks;
+    a->last.looked_chunks = a->found.looked_chunks;
+    memcpy(a->last.chunks, a->found.chunks, sizeof(a->last.chunks));
+    if (a->adapts && a->ops && a->armed) {
+        cost = (a->pass_cpu_ns + a->pass_faults * MEMX_FAULT_COST_NS) * 100 /
+               a->cpu_percent;
+        a->period_ns = memx_ager_adapt(a->period_ns, &a->found, pressure);
+        a->period_ns = MIN(MAX(a->period_ns, cost), PERIOD_LAST_NS);
+    }
+    g_mutex_unlock(&a->lock);
+}
+
+void memx_ager_pass(MemxAger *a)
+{
+    uint64_t start = now_ns(CLOCK_MONOTONIC);
+    bool pressure = false;
+
+    if (!a->client->begin(a->opaque, &pressure)) {
+        return;
+    }
+    run_threads(a);
+    if (stopping(a)) {
+        return;
+    }
+    if (a->armed || !a->ops) {
+        a->client->end(a->opaque);
+    }
+    conclude(a, start, pressure);
+    a->armed = true;
+}
+
+/* Until the period that began at @start ends, or early when much of what is
+ * local was replaced: that is then what a period should be. */
+static void await_period(MemxAger *a, uint64_t start)
+{
+    for (;;) {
+        struct pollfd pfd = { .fd = a->worker.wake_fd, .events = POLLIN };
+        uint64_t period, now = now_ns(CLOCK_MONOTONIC);
+        bool adapts;
+
+        g_mutex_lock(&a->lock);
+        period = a->period_ns;
+        adapts = a->adapts && a->ops && !a->ops->waits;
+        g_mutex_unlock(&a->lock);
+        if (stopping(a) || now >= start + period) {
+            return;
+        }
+        if (adapts && now - start >= PERIOD_MIN_NS &&
+            a->client->turnover(a->opaque) >= TURNOVER_PERCENT) {
+            g_mutex_lock(&a->lock);
+            a->period_ns = MIN(a->period_ns, now - start);
+            g_mutex_unlock(&a->lock);
+            return;
+        }
+        poll(&pfd, 1, MIN(start + period - now, TICK_NS) / MS + 1);
+        if (pfd.revents) {
+            memx_worker_silence(&a->worker);
+        }
+    }
+}
+
+static void *ager_thread(void *opaque)
+{
+    MemxAger *a = opaque;
+    uint64_t start = now_ns(CLOCK_MONOTONIC);
+
+    for (;;) {
+        await_period(a, start);
+        if (stopping(a)) {
+            return NULL;
+        }
+        start = now_ns(CLOCK_MONOTONIC);
+        memx_ager_pass(a);
+    }
+}
+
+MemxAger *memx_ager_new(const MemxWatch *watch, const MemxTrackerOps *ops,
+                        void *tracker, char *why, uint64_t chunk_bytes,
+                        const MemxTrackerOptions *options,
+                        const MemxAgerClient *client, void *opaque,
+                        GError **error)
+{
+    MemxAger *a = g_new0(MemxAger, 1);
+    uint64_t slices = 0;
+
+    g_mutex_init(&a->lock);
+    a->ops = ops;
+    a->tracker = tracker;
+    a->why = why;
+    a->n_ranges = watch->n_ranges;
+    a->range = g_new(MemxRange, a->n_ranges);
+    memcpy(a->range, watch->range, a->n_ranges * sizeof(*a->range));
+    a->end_slice = g_new0(uint64_t, watch->n_ranges);
+    for (unsigned i = 0; i < watch->n_ranges; i++) {
+        uint64_t bytes = MEMX_SLICE_GROUPS * (uint64_t)MEMX_GROUP_BYTES;
+
+        slices += (watch->range[i].bytes + bytes - 1) / bytes;
+        a->end_slice[i] = slices;
+    }
+    a->chunk_bytes = chunk_bytes;
+    a->client = client;
+    a->opaque = opaque;
+    memx_ager_set(a, options->period_ms, options->cpu_percent);
+    if (!memx_worker_init(&a->worker, error)) {
+        memx_ager_free(a);
+        return NULL;
+    }
+    return a;
+}
+
+bool memx_ager_start(MemxAger *a, GError **error)
+{
+    return memx_worker_start(&a->worker, "memx-ager", ager_thread, a, error);
+}
+
+void memx_ager_free(MemxAger *a)
+{
+    if (!a) {
+        return;
+    }
+    g_atomic_int_set(&a->stop, 1);
+    memx_worker_join(&a->worker);
+    if (a->ops) {
+        a->ops->close(a->tracker);
+    }
+    memx_worker_destroy(&a->worker);
+    g_mutex_clear(&a->lock);
+    g_free(a->end_slice);
+    g_free(a->range);
+    g_free(a->why);
+    g_free(a);
+}
+
+bool memx_ager_waits(const MemxAger *a)
+{
+    return a->ops && a->ops->waits;
+}
+
+bool memx_ager_moved_is_idle(const MemxAger *a)
+{
+    return a->ops && a->ops->moved_is_idle;
+}
+
+void memx_ager_silence(MemxAger *a)
+{
+    memx_worker_silence(&a->worker);
+}
+
+void memx_ager_ring(MemxAger *a)
+{
+    memx_worker_ring(&a->worker);
+}
+
+void memx_ager_set(MemxAger *a, unsigned period_ms, unsigned cpu_percent)
+{
+    g_mutex_lock(&a->lock);
+    a->adapts = !period_ms;
+    if (period_ms) {
+        a->period_ns = period_ms * MS;
+    } else if (!a->period_ns) {
+        a->period_ns = MEMX_PERIOD_DEFAULT_NS;
+    }
+    a->cpu_percent = cpu_percent;
+    g_mutex_unlock(&a->lock);
+    if (a->worker.thread) {
+        memx_worker_ring(&a->worker);
+    }
+}
+
+void memx_ager_stats(MemxAger *a, MemxTrackerStats *stats)
+{
+    g_mutex_lock(&a->lock);
+    *stats = a->last;
+    stats->period_ms = a->period_ns / MS;
+    stats->adapts = a->adapts && a->ops;
+    stats->cpu_percent = a->cpu_percent;
+    g_mutex_unlock(&a->lock);
+    stats->name = memx_tracker_kind_name(a->ops ? a->ops->kind
+                                         : MEMX_TRACKER_OFF);
+    stats->chunk_bytes = a->chunk_bytes;
+    g_strlcpy(stats->why, a->why, sizeof(stats->why));
+}

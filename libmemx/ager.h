@@ -1,0 +1,87 @@
+/*
+ * The ager: when to look at what, and at what cost.
+ *
+ * Theory of operation
+ *
+ * A thread that goes over all watched memory once a *period*: a *pass*.  It
+ * goes in slices of 64 MiB; for each the client says what to look at, the
+ * tracker what was touched, and the client ages the history of these chunks.
+ * After each slice it sleeps as long as its share of a CPU demands.  With more
+ * than one CPU's share so many threads take slices side by side.
+ *
+ * The period, where it isn't set, is adapted at each pass.  A history tells
+ * chunks apart only if they differ: where nearly all were touched in a period
+ * it is too long, where hardly any was, too short.  Under pressure, while
+ * memory is being evicted, the aim is that most of what is local was touched,
+ * some of it not: these are the victims, told from the others by many periods
+ * (simulated with Zipf-distributed accesses, this band keeps 0.96 to 0.99 of
+ * what the ideal placement does; docs/tracking.md).  Else it is an even split.
+ * A period is never so short that the tracker's CPU time and the faults it
+ * causes in the guest would exceed the share; and it ends early when half of
+ * what is local was replaced meanwhile.
+ *
+ * The first pass of a tracker only begins: its answer means nothing, since
+ * nobody knows since when.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef MEMX_AGER_H
+#define MEMX_AGER_H
+
+#include "tracker.h"
+#include "worker.h"
+
+#define MEMX_PERIOD_DEFAULT_NS 1000000000ull
+#define MEMX_FAULT_COST_NS 2000ull /* of a CPU of the guest, for an extra one */
+
+/* What a client found in a slice; summed up over a pass. */
+typedef struct MemxFound {
+    uint64_t touched_pages;
+    uint32_t touched_chunks;
+    uint32_t looked_chunks;
+    uint32_t chunks[MEMX_HISTORIES];
+} MemxFound;
+
+typedef struct MemxAgerClient {
+    /* A period ends: is there anything to learn?  *@pressure: memory is being
+     * evicted. */
+    bool (*begin)(void *opaque, bool *pressure);
+    /* What to look at of a slice: fills in `wanted`.  False: nothing. */
+    bool (*want)(void *opaque, MemxSlice *slice);
+    /* Ages the slice's chunks; adds to *@found.  May run in several threads, of
+     * different slices.  @looked: the tracker's answer is there. */
+    void (*age)(void *opaque, const MemxSlice *slice, bool looked,
+                MemxFound *found);
+    void (*end)(void *opaque);
+    /* How much of what is local came since the last pass, in percent. */
+    unsigned (*turnover)(void *opaque);
+} MemxAgerClient;
+
+typedef struct MemxAger MemxAger;
+
+/* @ops and @tracker as from memx_tracker_choose(), the ager's from then on,
+ * and so is @why.  The thread runs when it was started. */
+MemxAger *memx_ager_new(const MemxWatch *watch, const MemxTrackerOps *ops,
+                        void *tracker, char *why, uint64_t chunk_bytes,
+                        const MemxTrackerOptions *options,
+                        const MemxAgerClient *client, void *opaque,
+                        GError **error);
+bool memx_ager_start(MemxAger *ager, GError **error);
+/* Ends the thread, and closes the tracker.  NULL is fine. */
+void memx_ager_free(MemxAger *ager);
+/* By a tracker that was woken, before it looks. */
+void memx_ager_silence(MemxAger *ager);
+/* Of its tracker. */
+bool memx_ager_waits(const MemxAger *ager);
+bool memx_ager_moved_is_idle(const MemxAger *ager);
+/* Wakes a tracker that waits.  Fault path. */
+void memx_ager_ring(MemxAger *ager);
+void memx_ager_set(MemxAger *ager, unsigned period_ms, unsigned cpu_percent);
+void memx_ager_stats(MemxAger *ager, MemxTrackerStats *stats);
+/* The next period's length, by what was found in this one. */
+uint64_t memx_ager_adapt(uint64_t period_ns, const MemxFound *found,
+                         bool pressure);
+/* For tests: a pass, in the caller's thread, of an ager not started. */
+void memx_ager_pass(MemxAger *ager);
+
+#endif

@@ -1,0 +1,309 @@
+/*
+ * The tracker `sample`: takes pages away, and looks who misses them.
+ *
+ * Theory of operation
+ *
+ * It needs nothing but UFFDIO_MOVE.  Groups of a slice are moved out into slots
+ * of staging that are the sampler's own, as if they were to be evicted, but
+ * nothing is sent: for a moment, the *dwell*, they are nowhere but there.  Who
+ * touches a page meanwhile faults, gets it back at once by the fault thread
+ * (pager-fault.c), and with that fault says that the chunk is touched: then
+ * the rest of the chunk is moved back without delay, since more of it will be
+ * wanted.  So a hot chunk costs one short fault a period, a cold one none.
+ * What nobody missed is moved back when the dwell is over.
+ *
+ * All local groups have their turn within a period, a slice after the other;
+ * the dwell is as long as that allows, so that the rate adapts to the period,
+ * and the period to what is found (ager.c).  A 32nd of the local memory at most,
+ * and 64 MiB, is away at a time.
+ *
+ * A page in a slot is as safe as one that is being evicted, and counts in
+ * local-size as before: its frame moved along.  Sampling stands still while the
+ * memory must not be disturbed: before a switch-over, during a split, and
+ * while threads wait for room.
+ *
+ * What it learns is less than what the others do: whether a chunk was touched
+ * in its dwell, not in the whole period.
+ *
+ * Runs on the ager's thread.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <errno.h>
+#include <poll.h>
+#include "evict.h"
+#include "uffd.h"
+
+#define PART 32u            /* of the local memory, at a time */
+#define SLOTS_MIN 4u
+#define SLOTS_MAX 256u
+#define DWELL_MIN_NS 10000000ull
+#define DWELL_MAX_NS 500000000ull
+#define TICK_MS 20          /* looks whether it must stand still */
+#define RETRY_MS 1
+
+typedef struct Sample {
+    MemxRegion *region;
+    unsigned n;
+    MemxSlot *slot[SLOTS_MAX]; /* away */
+    uint64_t taken[SLOTS_MAX]; /* pages of each, when it was taken */
+} Sample;
+
+static void *sample_open(const MemxWatch *watch, GError **error)
+{
+    MemxRegion *r = watch->region;
+    Sample *t;
+    unsigned n;
+
+    if (!r) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
+                    "sampling is for memory that the engine pages only");
+        return NULL;
+    }
+    n = CLAMP(r->limit / MEMX_GROUP_PAGES / PART, SLOTS_MIN, SLOTS_MAX);
+    if (!memx_staging_add_samples(&r->staging, n)) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "cannot map memory for samples: %s", g_strerror(errno));
+        return NULL;
+    }
+    if (!memx_uffd_register(r->uffd, r->staging.sample_base,
+                            n * (size_t)MEMX_GROUP_BYTES, error)) {
+        return NULL;
+    }
+    t = g_new0(Sample, 1);
+    t->region = r;
+    return t;
+}
+
+static bool stand_still_locked(MemxRegion *r)
+{
+    return r->quiet || r->out || r->starved || r->side != MEMX_SIDE_OWNER ||
+           memx_stopping(r);
+}
+
+static bool stand_still(MemxRegion *r)
+{
+    bool yes;
+
+    g_mutex_lock(&r->lock);
+    yes = stand_still_locked(r);
+    g_mutex_unlock(&r->lock);
+    return yes;
+}
+
+/* Takes a group away.  False: it is busy, or there is no slot. */
+static bool take_away(Sample *t, uint64_t g)
+{
+    MemxRegion *r = t->region;
+    uint32_t c = memx_chunk_of_group(&r->table, g);
+    MemxChunk *chunk = &r->table.chunk[c];
+    MemxSlot *slot = NULL;
+    uint64_t mask, moved;
+    bool wanted;
+
+    g_mutex_lock(&r->lock);
+    mask = r->table.present[g];
+    if (mask && memx_chunk_idle(chunk) && !stand_still_locked(r) &&
+        !memx_staging_find(&r->staging, g, true) &&
+        !memx_staging_find(&r->staging, g, false)) {
+        slot = memx_staging_take_sample(&r->staging, g);
+    }
+    if (slot) {
+        slot->mask = mask;
+        chunk->flags |= MEMX_CHUNK_EXCLUSIVE;
+    }
+    g_mutex_unlock(&r->lock);
+    if (!slot) {
+        return false;
+    }
+
+    moved = memx_move_pages(r, slot->base, memx_group_hva(r, g), mask,
+                            MEMX_MOVE_DONTWAKE);
+
+    g_mutex_lock(&r->lock);
+    memx_set_group_locked(r, g, mask & ~moved, r->table.stored[g]);
+    memx_trace_pages(MEMX_LOCAL_TO_STAGED, moved & ~r->table.stored[g]);
+    memx_trace_pages(MEMX_KEPT_TO_STAGED, moved & r->table.stored[g]);
+    memx_trace_pages(MEMX_LOCAL_REFUSED, mask & ~moved);
+    slot->staged = slot->frames = moved;
+    slot->state = MEMX_SLOT_SAMPLED;
+    wanted = memx_exclusive_end_locked(r, c);
+    if (!moved) {
+        memx_staging_put(&r->staging, slot); /* pinned, all of it */
+    }
+    g_mutex_unlock(&r->lock);
+    if (wanted) {
+        memx_wake_chunk(r, c);
+    }
+    if (moved) {
+        t->taken[t->n] = moved;
+        t->slot[t->n++] = slot;
+    }
+    return moved;
+}
+
+/* Moves what is still away back.  False: somebody is busy with it. */
+static bool give_back(MemxRegion *r, MemxSlot *slot)
+{
+    uint64_t g = slot->group, mask, moved;
+    uint32_t c = memx_chunk_of_group(&r->table, g);
+    MemxChunk *chunk = &r->table.chunk[c];
+    bool wanted, done;
+
+    g_mutex_lock(&r->lock);
+    if (slot->users || chunk->installing || memx_chunk_exclusive(chunk)) {
+        g_mutex_unlock(&r->lock);
+        return false;
+    }
+    chunk->flags |= MEMX_CHUNK_EXCLUSIVE;
+    mask = slot->staged & ~r->table.present[g];
+    g_mutex_unlock(&r->lock);
+
+    moved = memx_move_back(r, slot, mask);
+
+    g_mutex_lock(&r->lock);
+    slot->frames &= ~moved;
+    slot->staged &= ~moved;
+    memx_set_group_locked(r, g, r->table.present[g] | moved,
+                          r->table.stored[g]);
+    memx_trace_pages(MEMX_STAGED_UNDONE, moved);
+    done = !(slot->staged & ~r->table.present[g]);
+    wanted = memx_exclusive_end_locked(r, c);
+    g_mutex_unlock(&r->lock);
+    if (wanted || moved) {
+        memx_wake_chunk(r, c);
+    }
+    if (done) {
+        memx_slot_drop_frames(r, slot); /* of pages that were copied back */
+        g_mutex_lock(&r->lock);
+        memx_staging_put(&r->staging, slot);
+        g_mutex_unlock(&r->lock);
+    }
+    return done;
+}
+
+/* Notes which pages were missed, and which chunks of the slice (bits). */
+static void note_missed(Sample *t, MemxSlice *slice, uint64_t *chunks)
+{
+    MemxRegion *r = t->region;
+    uint32_t first = memx_chunk_of_group(&r->table, slice->first_group);
+
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < t->n; i++) {
+        uint64_t g = t->slot[i]->group;
+        uint64_t pages = t->taken[i] & r->table.present[g];
+        uint32_t c = memx_chunk_of_group(&r->table, g) - first;
+
+        slice->touched[g - slice->first_group] |= pages;
+        if (pages) {
+            chunks[c / 64] |= 1ull << c % 64;
+        }
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+/* Gives back the chunks that were missed, or all.  What is busy stays for the
+ * next time. */
+static void collect(Sample *t, MemxSlice *slice, bool all)
+{
+    MemxRegion *r = t->region;
+    uint32_t first = memx_chunk_of_group(&r->table, slice->first_group);
+    uint64_t chunks[MEMX_SLICE_WORDS] = { 0 };
+    unsigned left = 0;
+
+    note_missed(t, slice, chunks);
+    for (unsigned i = 0; i < t->n; i++) {
+        uint32_t c = memx_chunk_of_group(&r->table, t->slot[i]->group) -
+                     first;
+
+        if (!(all || chunks[c / 64] >> c % 64 & 1) ||
+            !give_back(r, t->slot[i])) {
+            t->slot[left] = t->slot[i];
+            t->taken[left++] = t->taken[i];
+        }
+    }
+    t->n = left;
+}
+
+/* Until the dwell is over, or the sampler must stand still. */
+static void dwell(Sample *t, MemxSlice *slice, int wake_fd, uint64_t ns)
+{
+    uint64_t end = memx_now_ns() + ns, now;
+
+    while (t->n && (now = memx_now_ns()) < end && !stand_still(t->region)) {
+        struct pollfd pfd = { .fd = wake_fd, .events = POLLIN };
+        int left_ms = (end - now + 999999) / 1000000;
+
+        poll(&pfd, 1, MIN(left_ms, TICK_MS));
+        if (pfd.revents) {
+            memx_ager_silence(t->region->ager);
+            collect(t, slice, false);
+        }
+    }
+}
+
+static void give_all_back(Sample *t, MemxSlice *slice)
+{
+    for (;;) {
+        collect(t, slice, true);
+        if (!t->n) {
+            return;
+        }
+        poll(NULL, 0, RETRY_MS);
+    }
+}
+
+static uint64_t sampled_faults(MemxRegion *r)
+{
+    uint64_t n;
+
+    g_mutex_lock(&r->lock);
+    n = r->count.sampled;
+    g_mutex_unlock(&r->lock);
+    return n;
+}
+
+static void sample_harvest(void *opaque, MemxSlice *slice, int wake_fd,
+                           uint64_t dwell_ns)
+{
+    Sample *t = opaque;
+    MemxRegion *r = t->region;
+    unsigned n_slots = r->staging.n_samples, groups = 0;
+    uint64_t faults = sampled_faults(r), each;
+
+    for (unsigned i = 0; i < MEMX_SLICE_WORDS; i++) {
+        groups += memx_mask_pages(slice->wanted[i]);
+    }
+    each = CLAMP(dwell_ns / ((groups + n_slots - 1) / n_slots),
+                 DWELL_MIN_NS, DWELL_MAX_NS);
+    for (unsigned i = 0; i < slice->n_groups; i++) {
+        if (!memx_slice_wanted(slice, i)) {
+            continue;
+        }
+        if (!take_away(t, slice->first_group + i)) {
+            slice->skipped[i / 64] |= 1ull << i % 64;
+        }
+        if (t->n == n_slots) {
+            dwell(t, slice, wake_fd, each);
+            give_all_back(t, slice);
+        }
+    }
+    dwell(t, slice, wake_fd, each);
+    give_all_back(t, slice);
+    slice->faults += sampled_faults(r) - faults;
+}
+
+/* Nothing is away between two slices. */
+static void sample_close(void *opaque)
+{
+    g_free(opaque);
+}
+
+const MemxTrackerOps memx_tracker_sample = {
+    .kind = MEMX_TRACKER_SAMPLE,
+    .serial = true,
+    .waits = true,
+    .open = sample_open,
+    .harvest = sample_harvest,
+    .close = sample_close,
+};

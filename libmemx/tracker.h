@@ -1,0 +1,108 @@
+/*
+ * Trackers: what was touched since the last look.
+ *
+ * A tracker is a table of functions over some ranges of this process's memory.
+ * Those who use it, regions and MemxTracker objects, don't know which it is:
+ * an ager (ager.h) asks it, a slice of memory after the other, what was touched
+ * in each since it was asked last.  The kernel accumulates meanwhile; so asking
+ * once a period is as good as S-memV's asking every second and ORing (paper 004,
+ * section IV.B), and costs the guest no more than one refault a page.
+ *
+ * tracker-rwp.c, tracker-idle.c and tracker-sample.c are the kinds; for `off`
+ * there is none, and faults alone make the history.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#ifndef MEMX_TRACKER_H
+#define MEMX_TRACKER_H
+
+#include "memx-protocol.h"
+#include "memx.h"
+
+#define MEMX_SLICE_GROUPS 256u      /* 64 MiB, of one range */
+#define MEMX_SLICE_WORDS (MEMX_SLICE_GROUPS / 64)
+
+typedef struct MemxSlice {
+    unsigned range;
+    uint64_t first_group;           /* of the range */
+    unsigned n_groups;
+    uint64_t wanted[MEMX_SLICE_WORDS]; /* a bit a group: look at these */
+    /* The answer. */
+    uint64_t touched[MEMX_SLICE_GROUPS]; /* a bit a page */
+    uint64_t skipped[MEMX_SLICE_WORDS]; /* groups of which nothing is known */
+    uint64_t faults;                /* of the guest, that this look caused */
+} MemxSlice;
+
+/* What is watched. */
+typedef struct MemxWatch {
+    const MemxRange *range;         /* stay while it is watched */
+    unsigned n_ranges;
+    MemxRegion *region;             /* or NULL: ordinary memory */
+    int uffd;                       /* of a region: registered with RWP, or
+                                       -1 */
+    const MemxIdleFiles *idle;      /* or NULL */
+} MemxWatch;
+
+typedef struct MemxTrackerOps {
+    MemxTrackerKind kind;
+    bool serial;        /* one slice at a time */
+    bool waits;         /* harvest() may take long without using a CPU */
+    bool moved_is_idle; /* a page that was MOVEd in counts as touched only when
+                           it was */
+    /* NULL and @error: the reason why it can't. */
+    void *(*open)(const MemxWatch *watch, GError **error);
+    /* Fills in the answer, and begins anew for what was wanted.  Pages that
+     * came since count as touched.  @wake_fd: when it is readable it should
+     * come back soon.  @dwell_ns: how long it may take, if it waits. */
+    void (*harvest)(void *tracker, MemxSlice *slice, int wake_fd,
+                    uint64_t dwell_ns);
+    void (*close)(void *tracker);
+} MemxTrackerOps;
+
+extern const MemxTrackerOps memx_tracker_rwp;
+extern const MemxTrackerOps memx_tracker_idle;
+extern const MemxTrackerOps memx_tracker_sample;
+
+/* tracker.c */
+
+/*
+ * Opens the tracker of options->kind, or for AUTO the best that can be had; @why
+ * says why it is this one.  With AUTO a region always has one (NULL for `off`),
+ * ordinary memory may have none: false.
+ */
+bool memx_tracker_choose(const MemxWatch *watch,
+                         const MemxTrackerOptions *options,
+                         const MemxTrackerOps **ops, void **tracker,
+                         char **why, GError **error);
+bool memx_tracker_check(unsigned period_ms, unsigned cpu_percent,
+                        GError **error);
+
+/* The pages [first, first + n) of a slice's answer. */
+void memx_slice_set(MemxSlice *slice, uint64_t first, uint64_t n);
+/* The next run of wanted groups from *@at on; false: there is none. */
+bool memx_slice_run(const MemxSlice *slice, unsigned *at, unsigned *first,
+                    unsigned *n);
+
+static inline bool memx_slice_wanted(const MemxSlice *slice, unsigned group)
+{
+    return slice->wanted[group / 64] >> group % 64 & 1;
+}
+
+/* The bytes of a slice's groups [first, first + n): its last may be short. */
+static inline uint64_t memx_slice_bytes(const MemxRange *range,
+                                        const MemxSlice *slice,
+                                        unsigned first, unsigned n)
+{
+    uint64_t start = (slice->first_group + first) * MEMX_GROUP_BYTES;
+
+    return MIN(n * (uint64_t)MEMX_GROUP_BYTES, range->bytes - start);
+}
+
+static inline uint8_t *memx_slice_hva(const MemxRange *range,
+                                      const MemxSlice *slice, unsigned first)
+{
+    return (uint8_t *)range->base +
+           (slice->first_group + first) * MEMX_GROUP_BYTES;
+}
+
+#endif

@@ -1,0 +1,501 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Trackers: each kind on this kernel, or the reason why it can't be had; what
+ * all have in common; the helper for page_idle.
+ */
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "region-fixture.h"
+#include "region.h"
+
+#define DEADLINE_US (200 * G_USEC_PER_SEC)
+#define POLL_US 5000
+#define CHUNK (256 * 1024ull)
+#define HUGE (2 * MIB)
+
+/* Touches the first page of each of some chunks, all the time. */
+typedef struct Toucher {
+    uint8_t *base;
+    uint32_t first, n;      /* chunks */
+    atomic_bool stop;
+    GThread *thread;
+} Toucher;
+
+static void *touch(void *opaque)
+{
+    Toucher *t = opaque;
+
+    while (!atomic_load(&t->stop)) {
+        for (uint32_t i = 0; i < t->n; i++) {
+            (void)*(volatile uint8_t *)(t->base + (t->first + i) * CHUNK);
+        }
+        g_usleep(1000);
+    }
+    return NULL;
+}
+
+static void toucher_start(Toucher *t)
+{
+    atomic_store(&t->stop, false);
+    t->thread = g_thread_new("toucher", touch, t);
+}
+
+static void toucher_stop(Toucher *t)
+{
+    atomic_store(&t->stop, true);
+    g_thread_join(t->thread);
+}
+
+/* Exactly these chunks have been touched lately. */
+static bool only_hot(const uint8_t *value, uint32_t n, const Toucher *t)
+{
+    for (uint32_t c = 0; c < n; c++) {
+        bool hot = c >= t->first && c < t->first + t->n;
+
+        if (hot ? value[c] < 0x40 : value[c] != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Soon enough for a test. */
+static MemxTrackerOptions fast(MemxTrackerKind kind,
+                               const MemxIdleFiles *files)
+{
+    return (MemxTrackerOptions) {
+        .kind = kind, .period_ms = 100, .cpu_percent = 100, .idle = files,
+    };
+}
+
+/* The region, or the test is skipped with the reason. */
+static MemxRegion *region_or_skip(MemxTrackerKind kind, ServerProcess *server,
+                                  uint64_t size, uint64_t local)
+{
+    g_autoptr(GError) error = NULL;
+    MemxRegion *r;
+    RegionFixture f = {
+        .size = size, .local = local, .chunk = CHUNK, .servers = &server,
+        .n_servers = 1, .tracker = fast(kind, NULL),
+    };
+
+    r = region_fixture_try(&f, &error);
+    if (!r) {
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL);
+        g_test_skip(error->message);
+    }
+    return r;
+}
+
+/* What is touched all the time has a high history, what isn't has none. */
+static void test_region_history(gconstpointer kind)
+{
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *r = region_or_skip(GPOINTER_TO_UINT(kind), server, 32 * MIB,
+                                   32 * MIB);
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    bool done = false;
+    MemxStats stats;
+
+    if (r) {
+        Toucher t = { .base = memx_region_base(r), .first = 30, .n = 20 };
+
+        for (uint64_t page = 0; page < 32 * MIB / PAGE_BYTES; page++) {
+            pattern_write(t.base, page, 1);
+        }
+        toucher_start(&t);
+        while (!done && g_get_monotonic_time() < deadline) {
+            g_mutex_lock(&r->lock);
+            done = only_hot(r->history.value, r->table.n_chunks, &t);
+            g_mutex_unlock(&r->lock);
+            g_usleep(POLL_US);
+        }
+        toucher_stop(&t);
+        memx_region_stats(r, &stats);
+        g_test_message("%s: %" G_GUINT64_FORMAT " periods, %"
+                       G_GUINT64_FORMAT " extra faults, %" G_GUINT64_FORMAT
+                       " us of a CPU", stats.tracker, stats.tracking.periods,
+                       stats.tracking.extra_faults,
+                       stats.tracking.cpu_ns / 1000);
+        g_assert_true(done);
+        g_assert_cmpstr(stats.tracker, ==,
+                        memx_tracker_kind_name(GPOINTER_TO_UINT(kind)));
+        for (uint64_t page = 0; page < 32 * MIB / PAGE_BYTES; page++) {
+            pattern_check(t.base, page, 1);
+        }
+    }
+    memx_region_free(r);
+    server_process_free(server);
+}
+
+/* Memory four times its local size is written and read while it is tracked, a
+ * part of it discarded: not a byte is lost, and the books are right. */
+static void test_region_keeps_every_byte(gconstpointer kind)
+{
+    ServerProcess *server = server_process_new("80M");
+    uint64_t n = 64 * MIB / PAGE_BYTES;
+    MemxRegion *r = region_or_skip(GPOINTER_TO_UINT(kind), server, 64 * MIB,
+                                   16 * MIB);
+    g_autofree uint8_t *generation = g_malloc0(n);
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    MemxStats stats = { 0 };
+
+    for (unsigned round = 1; r && g_get_monotonic_time() < deadline &&
+         (round < 4 || stats.tracking.periods < 8); round++) {
+        void *base = memx_region_base(r);
+
+        for (uint64_t i = 0; i < n; i++) {
+            uint64_t page = (i * 7919 + round) % n;
+
+            pattern_check(base, page, generation[page]);
+            if (page % 5 == round % 5) {
+                generation[page] = (round - 1) % 250 + 1;
+                pattern_write(base, page, generation[page]);
+            } else if (page % 1000 == 999) {
+                g_assert_cmpint(memx_region_discard(r, page * PAGE_BYTES,
+                                                    PAGE_BYTES), ==, 0);
+                generation[page] = 0;
+            }
+        }
+        memx_region_stats(r, &stats);
+        g_assert_cmpuint(stats.local_bytes, <=, 16 * MIB);
+    }
+    if (r) {
+        g_assert_cmpuint(stats.tracking.periods, >=, 8);
+        g_test_message("%" G_GUINT64_FORMAT " periods, %" G_GUINT64_FORMAT
+                       " extra faults, %" G_GUINT64_FORMAT " prefetched "
+                       "pages judged, %" G_GUINT64_FORMAT " untouched",
+                       stats.tracking.periods, stats.tracking.extra_faults,
+                       stats.prefetch_judged_pages,
+                       stats.prefetch_untouched_pages);
+    }
+    memx_region_free(r);
+    server_process_free(server);
+}
+
+/* All of the chunks have been touched in each of the last periods. */
+static bool all_hot(MemxRegion *r, const Toucher *t)
+{
+    bool hot = true;
+
+    g_mutex_lock(&r->lock);
+    for (uint32_t c = t->first; c < t->first + t->n; c++) {
+        hot &= r->history.value[c] >= 0xc0;
+    }
+    g_mutex_unlock(&r->lock);
+    return hot;
+}
+
+/* Pages of the chunks that are here, or just being sampled. */
+static unsigned pages_here(MemxRegion *r, const Toucher *t)
+{
+    unsigned pages = 0;
+
+    g_mutex_lock(&r->lock);
+    for (uint32_t c = t->first; c < t->first + t->n; c++) {
+        MemxSlot *slot = memx_staging_find(&r->staging, c, true);
+
+        pages += memx_mask_pages(r->table.present[c] |
+                                 (slot ? slot->staged : 0));
+    }
+    g_mutex_unlock(&r->lock);
+    return pages;
+}
+
+static void read_pages(uint8_t *base, uint64_t from, uint64_t to)
+{
+    for (uint64_t page = from; page < to; page++) {
+        (void)*(volatile uint8_t *)(base + page * PAGE_BYTES);
+    }
+}
+
+/*
+ * A small set survives a scan over everything.  Of each of its chunks (a group
+ * here) one page is in use, which would come back; that the others are still
+ * there shows that the chunk was not evicted.
+ */
+static void test_region_scan(gconstpointer kind)
+{
+    ServerProcess *server = server_process_new("80M");
+    uint64_t n = 64 * MIB / PAGE_BYTES;
+    MemxRegion *r = region_or_skip(GPOINTER_TO_UINT(kind), server, 64 * MIB,
+                                   16 * MIB);
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    unsigned kept = 0, all = 16 * MEMX_GROUP_PAGES;
+
+    if (r) {
+        Toucher t = { .base = memx_region_base(r), .first = 0, .n = 16 };
+
+        for (uint64_t page = 0; page < n; page++) {
+            pattern_write(t.base, page, 1);
+        }
+        toucher_start(&t);
+        /* On a busy machine it may miss some periods: once more, then. */
+        while (kept < all / 100 * 95) {
+            g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+            read_pages(t.base, 0, all);
+            while (!all_hot(r, &t)) {
+                g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+                g_usleep(POLL_US);
+            }
+            read_pages(t.base, 0, all);
+            read_pages(t.base, n / 4, n);
+            kept = pages_here(r, &t);
+            g_test_message("%u of %u pages kept", kept, all);
+        }
+        toucher_stop(&t);
+    }
+    memx_region_free(r);
+    server_process_free(server);
+}
+
+/* With `auto` there is always one, and it says why it is that. */
+static void test_region_auto(void)
+{
+    ServerProcess *server = server_process_new("40M");
+    MemxRegion *r = region_fixture_new(&(RegionFixture) {
+        .size = 16 * MIB, .local = 8 * MIB, .servers = &server,
+        .n_servers = 1,
+    });
+    g_autoptr(GError) error = NULL;
+    MemxStats stats;
+
+    memx_region_stats(r, &stats);
+    g_test_message("%s: %s", stats.tracker, stats.tracking.why);
+    g_assert_cmpstr(stats.tracker, !=, "off");
+    g_assert_cmpstr(stats.tracking.why, !=, "");
+    g_assert_true(stats.tracking.adapts);
+    g_assert_cmpuint(stats.tracking.cpu_percent, ==, 2);
+    g_assert_true(memx_region_set_tracking(r, 500, 7, &error));
+    memx_region_stats(r, &stats);
+    g_assert_false(stats.tracking.adapts);
+    g_assert_cmpuint(stats.tracking.period_ms, ==, 500);
+    g_assert_cmpuint(stats.tracking.cpu_percent, ==, 7);
+    g_assert_false(memx_region_set_tracking(r, 99, 7, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_INVALID);
+    g_clear_error(&error);
+    g_assert_false(memx_region_set_tracking(r, 0, 0, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_INVALID);
+    memx_region_free(r);
+    server_process_free(server);
+}
+
+/* Ordinary memory, with huge pages or without. */
+static void object_history(MemxTrackerKind kind, const MemxIdleFiles *files,
+                           bool huge)
+{
+    uint64_t bytes = 64 * MIB;
+    uint8_t *map = mmap(NULL, bytes + HUGE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *base = (uint8_t *)(((uintptr_t)map + HUGE - 1) & ~(HUGE - 1));
+    MemxRange range[2] = { { base, 16 * MIB }, { base + 16 * MIB,
+                                                 48 * MIB } };
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    Toucher t = { .base = range[1].base, .first = 40, .n = 24 };
+    uint8_t value[2][192];
+    MemxTrackerOptions o = fast(kind, files);
+    g_autoptr(GError) error = NULL;
+    MemxTracker *tracker;
+    MemxTrackerStats stats;
+    bool done = false;
+
+    g_assert_true(map != MAP_FAILED);
+    madvise(base, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    memset(base, 1, bytes);
+    tracker = memx_tracker_new(range, 2, CHUNK, &o, &error);
+    if (!tracker) {
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL);
+        g_test_skip(error->message);
+        munmap(map, bytes + HUGE);
+        return;
+    }
+    toucher_start(&t);
+    while (!done && g_get_monotonic_time() < deadline) {
+        static const Toucher nothing;
+
+        g_usleep(POLL_US);
+        g_assert_cmpuint(memx_tracker_history(tracker, 0, value[0], 192), ==,
+                         64);
+        g_assert_cmpuint(memx_tracker_history(tracker, 1, value[1], 192), ==,
+                         192);
+        g_assert_cmpuint(memx_tracker_history(tracker, 2, value[1], 192), ==,
+                         0);
+        memx_tracker_stats(tracker, &stats);
+        done = stats.periods >= 9 && only_hot(value[0], 64, &nothing) &&
+               only_hot(value[1], 192, &t);
+    }
+    toucher_stop(&t);
+    g_test_message("%s: %" G_GUINT64_FORMAT " periods, %" G_GUINT64_FORMAT
+                   " pages touched in the last one", stats.name,
+                   stats.periods, stats.touched_pages);
+    memx_tracker_free(tracker);
+    g_assert_true(done);
+    for (uint64_t i = 0; i < bytes; i++) {
+        g_assert_cmpuint(base[i], ==, 1);
+    }
+    munmap(map, bytes + HUGE);
+}
+
+static void test_object_small_pages(gconstpointer kind)
+{
+    object_history(GPOINTER_TO_UINT(kind), NULL, false);
+}
+
+static void test_object_huge_pages(gconstpointer kind)
+{
+    object_history(GPOINTER_TO_UINT(kind), NULL, true);
+}
+
+static void test_object_refuses(void)
+{
+    MemxTrackerOptions o = MEMX_TRACKER_OPTIONS_INIT;
+    static uint8_t page[2 * PAGE_BYTES] __attribute__((aligned(4096)));
+    MemxRange good = { page, sizeof(page) }, bad = { page + 1, PAGE_BYTES };
+    g_autoptr(GError) error = NULL;
+
+    g_assert_null(memx_tracker_new(&good, 0, CHUNK, &o, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_INVALID);
+    g_clear_error(&error);
+    g_assert_null(memx_tracker_new(&bad, 1, CHUNK, &o, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_INVALID);
+    g_clear_error(&error);
+    g_assert_null(memx_tracker_new(&good, 1, CHUNK + 1, &o, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_INVALID);
+    g_clear_error(&error);
+    o.kind = MEMX_TRACKER_OFF;
+    g_assert_null(memx_tracker_new(&good, 1, CHUNK, &o, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_INVALID);
+    g_clear_error(&error);
+    memx_tracker_free(NULL);
+}
+
+static void test_working_set(void)
+{
+    MemxTrackerStats s = { .chunk_bytes = MIB };
+
+    g_assert_cmpuint(memx_tracker_working_set(&s, 900), ==, 0);
+    s.chunks[0] = 1000;
+    s.chunks[0xff] = 10;    /* 80 of 120 touches */
+    s.chunks[0x01] = 40;
+    g_assert_cmpuint(memx_tracker_working_set(&s, 0), ==, 0);
+    g_assert_cmpuint(memx_tracker_working_set(&s, 333), ==, 5 * MIB);
+    g_assert_cmpuint(memx_tracker_working_set(&s, 666), ==, 10 * MIB);
+    g_assert_cmpuint(memx_tracker_working_set(&s, 750), ==, 20 * MIB);
+    g_assert_cmpuint(memx_tracker_working_set(&s, 1000), ==, 50 * MIB);
+}
+
+/* The period moves to where some, but not all, is touched in it. */
+static void test_period_adapts(void)
+{
+    uint64_t start = MEMX_PERIOD_DEFAULT_NS;
+    MemxFound all = { .looked_chunks = 100, .touched_chunks = 100 };
+    MemxFound few = { .looked_chunks = 100, .touched_chunks = 2 };
+    MemxFound half = { .looked_chunks = 100, .touched_chunks = 50 };
+    MemxFound most = { .looked_chunks = 100, .touched_chunks = 85 };
+    MemxFound none = { .looked_chunks = 3, .touched_chunks = 3 };
+    uint64_t ns = start;
+
+    g_assert_cmpuint(memx_ager_adapt(start, &all, false), <, start);
+    g_assert_cmpuint(memx_ager_adapt(start, &all, true), <, start);
+    g_assert_cmpuint(memx_ager_adapt(start, &few, false), >, start);
+    g_assert_cmpuint(memx_ager_adapt(start, &few, true), >, start);
+    g_assert_cmpuint(memx_ager_adapt(start, &half, false), ==, start);
+    g_assert_cmpuint(memx_ager_adapt(start, &half, true), >, start);
+    g_assert_cmpuint(memx_ager_adapt(start, &most, true), ==, start);
+    g_assert_cmpuint(memx_ager_adapt(start, &most, false), <, start);
+    g_assert_cmpuint(memx_ager_adapt(start, &none, true), ==, start);
+    for (unsigned i = 0; i < 100; i++) {
+        ns = memx_ager_adapt(ns, &all, true);
+    }
+    g_assert_cmpuint(ns, >=, 100000000);
+    for (unsigned i = 0; i < 100; i++) {
+        ns = memx_ager_adapt(ns, &few, true);
+    }
+    g_assert_cmpuint(ns, <=, 60000000000);
+}
+
+/* The helper, and what it gives: enough for a process, here this one. */
+static void test_idle_helper(void)
+{
+    g_autofree char *directory = g_dir_make_tmp("memx-idle-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(directory, "socket", NULL);
+    const char *program = g_getenv("MEMX_IDLE_HELPER");
+    char *argv[] = { (char *)program, (char *)"--listen", path, NULL };
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    g_autoptr(GError) error = NULL;
+    MemxIdleFiles files;
+    bool ok = false;
+    GPid pid;
+
+    if (geteuid() || !program) {
+        g_test_skip(program ? "needs root" : "MEMX_IDLE_HELPER is not set");
+        g_rmdir(directory);
+        return;
+    }
+    g_assert_false(memx_idle_files_receive(path, &files, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL);
+    g_clear_error(&error);
+    g_assert_true(g_spawn_async(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD,
+                                NULL, NULL, &pid, &error));
+    while (access(path, F_OK)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(POLL_US);
+    }
+    /* It is there before it listens. */
+    while (!(ok = memx_idle_files_receive(path, &files, &error)) &&
+           strstr(error->message, "cannot connect")) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_clear_error(&error);
+        g_usleep(POLL_US);
+    }
+    if (ok) {
+        object_history(MEMX_TRACKER_IDLE, &files, false);
+        memx_idle_files_close(&files);
+        memx_idle_files_close(&files);
+    } else {
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL);
+        g_test_skip(error->message);
+    }
+    kill(pid, SIGTERM);
+    g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+    g_unlink(path);
+    g_rmdir(directory);
+}
+
+static void add(const char *test, MemxTrackerKind kind, GTestDataFunc func)
+{
+    g_autofree char *path = g_strdup_printf("/tracker/%s/%s", test,
+                                            memx_tracker_kind_name(kind));
+
+    g_test_add_data_func(path, GUINT_TO_POINTER(kind), func);
+}
+
+int main(int argc, char **argv)
+{
+    static const MemxTrackerKind kinds[] = {
+        MEMX_TRACKER_RWP, MEMX_TRACKER_IDLE, MEMX_TRACKER_SAMPLE,
+    };
+
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/tracker/working-set", test_working_set);
+    g_test_add_func("/tracker/period-adapts", test_period_adapts);
+    g_test_add_func("/tracker/auto", test_region_auto);
+    g_test_add_func("/tracker/object-refuses", test_object_refuses);
+    g_test_add_func("/tracker/idle-helper", test_idle_helper);
+    for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        add("history", kinds[i], test_region_history);
+        add("keeps-every-byte", kinds[i], test_region_keeps_every_byte);
+        add("scan", kinds[i], test_region_scan);
+        if (kinds[i] != MEMX_TRACKER_SAMPLE) {
+            add("object-small-pages", kinds[i], test_object_small_pages);
+            add("object-huge-pages", kinds[i], test_object_huge_pages);
+        }
+    }
+    return g_test_run();
+}
