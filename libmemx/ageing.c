@@ -130,6 +130,7 @@ static Chunk chunk_locked(MemxRegion *r, const MemxSlice *slice, bool looked,
             c.known = true;
             c.touched |= slice->touched[i] != 0;
             found->touched_pages += memx_mask_pages(slice->touched[i]);
+            found->touched_groups += slice->touched[i] != 0;
             judge_locked(r, g, slice->touched[i]);
         }
     }

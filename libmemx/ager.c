@@ -19,6 +19,7 @@
 #define LOOKED_MIN 16                   /* chunks: fewer tell nothing */
 #define SLICES_EACH 64                  /* less isn't worth a thread */
 #define THREADS_MAX 16
+#define ARM_MIN 2u                      /* pages of a group */
 
 struct MemxAger {
     /* Constant after creation. */
@@ -49,6 +50,7 @@ struct MemxAger {
     unsigned n_threads;
     uint64_t share_percent;             /* of each */
     uint64_t dwell_ns;
+    unsigned arm_pages;
     uint64_t slices_wanted;             /* in the last pass */
     uint64_t pass_end_ns;
     atomic_uint_fast64_t slices_now;
@@ -101,6 +103,7 @@ static void slice_at(const MemxAger *a, uint64_t index, MemxSlice *slice)
     memset(slice->wanted, 0, sizeof(slice->wanted));
     memset(slice->touched, 0, sizeof(slice->touched));
     memset(slice->skipped, 0, sizeof(slice->skipped));
+    slice->arm_pages = a->arm_pages;
     slice->faults = 0;
 }
 
@@ -146,6 +149,7 @@ static void *take_slices(void *opaque)
     a->pass_cpu_ns += used;
     a->pass_faults += faults;
     a->found.touched_pages += found.touched_pages;
+    a->found.touched_groups += found.touched_groups;
     a->found.touched_chunks += found.touched_chunks;
     a->found.looked_chunks += found.looked_chunks;
     for (unsigned v = 0; v < MEMX_HISTORIES; v++) {
@@ -164,6 +168,9 @@ static void run_threads(MemxAger *a)
     g_mutex_lock(&a->lock);
     percent = a->cpu_percent;
     a->dwell_ns = a->period_ns * 9 / 10 / MAX(a->slices_wanted, 1);
+    a->arm_pages = CLAMP(a->period_ns / 100 * percent / MEMX_FAULT_COST_NS /
+                         MAX(a->found.touched_groups, 1), ARM_MIN,
+                         MEMX_GROUP_PAGES);
     memset(&a->found, 0, sizeof(a->found));
     a->pass_cpu_ns = a->pass_faults = 0;
     g_mutex_unlock(&a->lock);

@@ -16,9 +16,12 @@
  * some of it not: these are the victims, told from the others by many periods
  * (simulated with Zipf-distributed accesses, this band keeps 0.96 to 0.99 of
  * what the ideal placement does; docs/tracking.md).  Else it is an even split.
- * A period is never so short that the tracker's CPU time and the faults it
- * causes in the guest would exceed the share; and it ends early when half of
- * what is local was replaced meanwhile.
+ * It ends early when half of what is local was replaced meanwhile.
+ *
+ * The faults that a tracker causes in the guest count as its share, too, 2 us
+ * each.  So many pages of each group in use may cause one as the share allows,
+ * two at least: which of its pages tell that a chunk is in use makes little
+ * difference.  If that is still too much, the period gets longer.
  *
  * The first pass of a tracker only begins: its answer means nothing, since
  * nobody knows since when.
@@ -37,6 +40,7 @@
 /* What a client found in a slice; summed up over a pass. */
 typedef struct MemxFound {
     uint64_t touched_pages;
+    uint64_t touched_groups;
     uint32_t touched_chunks;
     uint32_t looked_chunks;
     uint32_t chunks[MEMX_HISTORIES];

@@ -189,6 +189,8 @@ MemxVerdict memx_region_commit(MemxRegion *r, bool ask_first,
     if (first && verdict == MEMX_VERDICT_MINE) {
         g_mutex_lock(&r->lock);
         r->fetched_at_commit = r->count.remote + r->count.prefetched;
+        r->warm_at = 0;
+        memx_worker_ring(&r->fetch);
         g_mutex_unlock(&r->lock);
         memx_wake_all(r);
     }

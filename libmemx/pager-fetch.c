@@ -159,7 +159,7 @@ static bool take_hint(MemxRegion *r, MemxSlot **slot_out)
         r->fetch_used_ns = memx_now_ns();
         if (hint->direction && r->tracked) {
             memx_history_enter(&r->history, c);
-        } else if (!r->home) {
+        } else if (hint->direction) {
             memx_history_touch(&r->history, c);
         }
         *slot_out = slot;
@@ -282,28 +282,47 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
     fetch_end(r, slot, got);
 }
 
-/* All comes home: hints for remote groups, a few at a time, behind those for
- * which somebody may wait.  Milliseconds until it is worth looking again; -1:
- * nothing is left to come. */
-static int bring_home(MemxRegion *r)
+/* Is the group to come now, of itself?  What is in use comes first: home in a
+ * first round; to a VM that has just migrated while there is room which isn't
+ * kept for faults. */
+static bool due(MemxRegion *r, uint64_t g, bool first)
+{
+    bool hot = r->history.value[memx_chunk_of_group(&r->table, g)] >=
+               MEMX_HISTORY_NEW;
+
+    return r->home ? hot || !first
+           : hot && memx_free_pages(r) >= r->high + 2 * MEMX_GROUP_PAGES;
+}
+
+/* Hints for remote groups that nobody has asked for, a few at a time, behind
+ * those for which somebody may wait.  Milliseconds until it is worth looking
+ * again; -1: nothing is left to come. */
+static int bring(MemxRegion *r)
 {
     MemxPageTable *t = &r->table;
-    uint64_t remote = 0;
+    uint64_t remote = 0, *at;
 
     g_mutex_lock(&r->lock);
+    at = r->home ? &r->home_at : &r->warm_at;
     for (unsigned i = 0; i < r->n_servers; i++) {
         remote += r->server[i].remote_pages;
     }
-    if (!r->home || !remote || r->quiet || r->side != MEMX_SIDE_OWNER) {
+    if ((!r->home && r->warm_at >= t->n_groups) || !remote || r->quiet ||
+        r->side != MEMX_SIDE_OWNER) {
         g_mutex_unlock(&r->lock);
         return -1;
     }
     for (unsigned i = 0; i < HOME_SLICE_GROUPS &&
          r->prefetch_n < HOME_HINTS; i++) {
-        uint64_t g = r->home_at++ % t->n_groups;
+        uint64_t g = (*at)++ % t->n_groups;
 
-        memx_prefetch_push_locked(r, g, t->stored[g] & ~t->present[g],
-                                  0);
+        if (due(r, g, *at <= t->n_groups)) {
+            memx_prefetch_push_locked(r, g, t->stored[g] & ~t->present[g],
+                                      0);
+        }
+        if (!r->home && *at >= t->n_groups) {
+            break; /* once */
+        }
     }
     g_mutex_unlock(&r->lock);
     return HOME_MS;
@@ -331,7 +350,7 @@ void *memx_fetch_thread(void *opaque)
             }
             memx_lane_refresh(r, s, MEMX_LANE_FETCH);
         }
-        timeout_ms = bring_home(r);
+        timeout_ms = bring(r);
         follow_hints(r);
     }
     return NULL;

@@ -254,6 +254,7 @@ MemxRegion *memx_region_prepare(const MemxOptions *o,
     g_mutex_init(&r->resize);
     g_cond_init(&r->changed);
     r->uffd = r->pagemap_fd = -1;
+    r->warm_at = UINT64_MAX;
     r->transport = transport;
     r->passive = o->passive;
     r->keep_copies = o->keep_copies;

@@ -292,6 +292,7 @@ struct MemxRegion {
     uint64_t fetch_used_ns; /* when prefetch was used last */
     uint64_t promoted_last, promotion_rate;
     uint64_t home_at;       /* group from which on some may be remote */
+    uint64_t warm_at;       /* and what is in use, after a migration */
     uint64_t faults_at_age, evicted_at_age;
     uint32_t entered;       /* chunks, since it was aged */
     MemxPrefetched prefetched[MEMX_PREFETCHED];

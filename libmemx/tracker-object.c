@@ -52,6 +52,7 @@ static void object_age(void *opaque, const MemxSlice *slice, bool looked,
             known |= !(slice->skipped[g / 64] >> g % 64 & 1);
             touched |= slice->touched[g] != 0;
             found->touched_pages += memx_mask_pages(slice->touched[g]);
+            found->touched_groups += slice->touched[g] != 0;
         }
         if (known) {
             *value = *value >> 1 | touched << 7;

@@ -10,6 +10,16 @@
  * pages were accessed, and these are protected again.  What is accessed between
  * the two is not seen this time; what is hot will be seen the next.
  *
+ * Each page in use costs the guest a fault a period.  Where that would be too
+ * much (MemxSlice.arm_pages), only some neighbouring pages of a group are
+ * protected again, others the next time.  Those that are not are *open*: they
+ * read as accessed, which says nothing, until they are protected or gone.  What
+ * was not accessed stays protected: a group is quick to show that it is in
+ * use again, and costs little while it is.
+ *
+ * A huge page costs one fault, and would be split if only a part of it were
+ * protected: it always is as a whole.
+ *
  * The synchronous mode, in which the accessing thread waits for a message, is
  * not needed, not even for the moment in which a chunk is evicted: our eviction
  * is a MOVE, which is atomic against any access.  A page that was accessed
@@ -29,23 +39,42 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include "pagemap-abi.h"
 #include "tracker.h"
 #include "uffd.h"
 
 #define SCAN_VEC 512
+#define HUGE_PAGES 512      /* of 4 KiB, in one */
 
 typedef struct Rwp {
     const MemxRange *range;
+    unsigned n_ranges;
+    uint64_t **open;    /* of each range: a word of pages a group */
+    atomic_uint turn;   /* where to begin in a group; any value will do */
     int uffd;
     bool own;           /* the descriptor is */
     int pagemap_fd;
 } Rwp;
 
+static uint64_t groups_of(const MemxRange *range)
+{
+    return (range->bytes + MEMX_GROUP_BYTES - 1) / MEMX_GROUP_BYTES;
+}
+
 static void rwp_close(void *opaque)
 {
     Rwp *t = opaque;
+
+    for (unsigned i = 0; i < t->n_ranges; i++) {
+        if (t->open[i]) {
+            munmap(t->open[i], groups_of(&t->range[i]) * sizeof(uint64_t));
+        }
+    }
+    g_free(t->open);
 
     if (t->own && t->uffd >= 0) {
         close(t->uffd); /* lifts all protection */
@@ -81,24 +110,46 @@ static bool rwp_register(Rwp *t, const MemxWatch *watch, GError **error)
     return true;
 }
 
+/* Taken as it is used: a word for 256 KiB. */
+static bool map_open(Rwp *t, GError **error)
+{
+    t->open = g_new0(uint64_t *, t->n_ranges);
+    for (unsigned i = 0; i < t->n_ranges; i++) {
+        void *map = mmap(NULL, groups_of(&t->range[i]) * sizeof(uint64_t),
+                         PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+        if (map == MAP_FAILED) {
+            g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                        "cannot map a tracker's table: %s",
+                        g_strerror(errno));
+            return false;
+        }
+        t->open[i] = map;
+    }
+    return true;
+}
+
 static void *rwp_open(const MemxWatch *watch, GError **error)
 {
     Rwp *t = g_new0(Rwp, 1);
-    bool ok = true;
+    bool ok;
 
     t->range = watch->range;
+    t->n_ranges = watch->n_ranges;
     t->uffd = watch->uffd;
     t->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    if (t->pagemap_fd < 0) {
+    ok = map_open(t, error);
+    if (ok && t->pagemap_fd < 0) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
                     "cannot open /proc/self/pagemap: %s", g_strerror(errno));
         ok = false;
-    } else if (watch->region && t->uffd < 0) {
+    } else if (ok && watch->region && t->uffd < 0) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
                     "this kernel's userfaultfd has no read-write protection: "
                     "it needs Linux 7.3");
         ok = false;
-    } else if (!watch->region) {
+    } else if (ok && !watch->region) {
         ok = rwp_register(t, watch, error);
     }
     if (!ok) {
@@ -116,13 +167,14 @@ static void skip(MemxSlice *slice, unsigned first, unsigned n)
     }
 }
 
-/* The accessed pages of some groups, and protects them again. */
-static void rwp_run(Rwp *t, MemxSlice *slice, unsigned first, unsigned n)
+/* Sets the pages of some groups that read as accessed, and in @huge the groups
+ * that are of huge pages.  False: not known. */
+static bool scan(Rwp *t, MemxSlice *slice, unsigned first, unsigned n,
+                 uint64_t *huge)
 {
     const MemxRange *range = &t->range[slice->range];
     uint64_t origin = (uintptr_t)memx_slice_hva(range, slice, 0);
     uint64_t start = (uintptr_t)memx_slice_hva(range, slice, first);
-    uint64_t low = UINT64_MAX, high = 0;
     struct page_region vec[SCAN_VEC];
     struct pm_scan_arg arg = {
         .size = sizeof(arg),
@@ -131,7 +183,7 @@ static void rwp_run(Rwp *t, MemxSlice *slice, unsigned first, unsigned n)
         .vec = (uintptr_t)vec,
         .vec_len = SCAN_VEC,
         .category_mask = PAGE_IS_PRESENT | PAGE_IS_ACCESSED,
-        .return_mask = PAGE_IS_PRESENT | PAGE_IS_ACCESSED,
+        .return_mask = PAGE_IS_PRESENT | PAGE_IS_ACCESSED | PAGE_IS_HUGE,
     };
 
     while (arg.start < arg.end) {
@@ -141,36 +193,120 @@ static void rwp_run(Rwp *t, MemxSlice *slice, unsigned first, unsigned n)
             continue;
         }
         if (got < 0) {
-            skip(slice, first, n);
-            return;
+            return false;
         }
         for (int i = 0; i < got; i++) {
-            uint64_t pages = (vec[i].end - vec[i].start) / MEMX_PAGE_BYTES;
+            uint64_t page = (vec[i].start - origin) / MEMX_PAGE_BYTES;
+            uint64_t end = (vec[i].end - origin) / MEMX_PAGE_BYTES;
 
-            memx_slice_set(slice, (vec[i].start - origin) / MEMX_PAGE_BYTES,
-                           pages);
-            slice->faults += pages;
-            low = MIN(low, vec[i].start);
-            high = MAX(high, vec[i].end);
+            memx_slice_set(slice, page, end - page);
+            for (uint64_t g = page / MEMX_GROUP_PAGES;
+                 vec[i].categories & PAGE_IS_HUGE &&
+                 g * MEMX_GROUP_PAGES < end; g++) {
+                huge[g / 64] |= 1ull << g % 64;
+            }
         }
         if (arg.walk_end <= arg.start) {
             break;
         }
         arg.start = arg.walk_end;
     }
-    if (low < high) {
-        memx_uffd_rwprotect(t->uffd, (void *)(uintptr_t)low, high - low);
+    return true;
+}
+
+/* The pages of a group to protect, of those that are @accessed: up to @most in
+ * a row, those next to them from another period on.  Returns all that lie in
+ * [*first, *end). */
+static uint64_t choose(uint64_t accessed, unsigned most, unsigned turn,
+                       unsigned *first, unsigned *end)
+{
+    uint64_t from = accessed & UINT64_MAX << turn % MEMX_GROUP_PAGES;
+    uint64_t chosen = 0;
+
+    if ((unsigned)memx_mask_pages(accessed) <= most || !from) {
+        from = accessed;
     }
+    while (from && most--) {
+        chosen |= from & -from;
+        from &= from - 1;
+    }
+    *first = chosen ? __builtin_ctzll(chosen) : 0;
+    *end = chosen ? 64 - __builtin_clzll(chosen) : 0;
+    return chosen;
+}
+
+/* Groups' pages are protected in one call as long as they follow each other
+ * closely: what lies between is protected anyway, or not there. */
+typedef struct Span {
+    uint8_t *start, *end;
+} Span;
+
+static void span_end(Rwp *t, Span *span)
+{
+    if (span->start) {
+        memx_uffd_rwprotect(t->uffd, span->start, span->end - span->start);
+        span->start = NULL;
+    }
+}
+
+static void span_add(Rwp *t, Span *span, uint8_t *start, uint8_t *end,
+                     bool joins)
+{
+    if (span->start && !joins) {
+        span_end(t, span);
+    }
+    if (!span->start) {
+        span->start = start;
+    }
+    span->end = end;
+}
+
+static void rwp_run(Rwp *t, MemxSlice *slice, unsigned first, unsigned n)
+{
+    const MemxRange *range = &t->range[slice->range];
+    uint64_t *open = t->open[slice->range] + slice->first_group;
+    uint64_t huge[MEMX_SLICE_WORDS] = { 0 }, huge_pages = 0;
+    Span span = { NULL, NULL };
+    bool whole = true; /* nothing was left open in the group before */
+
+    if (!scan(t, slice, first, n, huge)) {
+        memset(slice->touched + first, 0, n * sizeof(slice->touched[0]));
+        skip(slice, first, n);
+        return;
+    }
+    for (unsigned g = first; g < first + n; g++) {
+        uint8_t *hva = memx_slice_hva(range, slice, g);
+        uint64_t accessed = slice->touched[g], chosen;
+        bool is_huge = huge[g / 64] >> g % 64 & 1;
+        unsigned from, to;
+
+        slice->touched[g] &= ~open[g];
+        *(is_huge ? &huge_pages : &slice->faults) +=
+            memx_mask_pages(slice->touched[g]);
+        chosen = choose(accessed, is_huge ? MEMX_GROUP_PAGES
+                        : slice->arm_pages, t->turn, &from, &to);
+        open[g] = accessed & ~chosen;
+        if (chosen) {
+            span_add(t, &span, hva + (uint64_t)from * MEMX_PAGE_BYTES,
+                     hva + (uint64_t)to * MEMX_PAGE_BYTES,
+                     whole && !open[g]);
+        }
+        whole = !open[g];
+    }
+    span_end(t, &span);
+    slice->faults += (huge_pages + HUGE_PAGES - 1) / HUGE_PAGES;
 }
 
 static void rwp_harvest(void *opaque, MemxSlice *slice, int wake_fd,
                         uint64_t dwell_ns)
 {
+    Rwp *t = opaque;
     unsigned at = 0, first, n;
 
     while (memx_slice_run(slice, &at, &first, &n)) {
-        rwp_run(opaque, slice, first, n);
+        rwp_run(t, slice, first, n);
     }
+    atomic_fetch_add(&t->turn, 7); /* no pattern that a guest has */
 }
 
 const MemxTrackerOps memx_tracker_rwp = {

@@ -27,6 +27,7 @@ typedef struct MemxSlice {
     uint64_t first_group;           /* of the range */
     unsigned n_groups;
     uint64_t wanted[MEMX_SLICE_WORDS]; /* a bit a group: look at these */
+    unsigned arm_pages;             /* of a group; see MemxTrackerOps */
     /* The answer. */
     uint64_t touched[MEMX_SLICE_GROUPS]; /* a bit a page */
     uint64_t skipped[MEMX_SLICE_WORDS]; /* groups of which nothing is known */
@@ -52,7 +53,9 @@ typedef struct MemxTrackerOps {
     /* NULL and @error: the reason why it can't. */
     void *(*open)(const MemxWatch *watch, GError **error);
     /* Fills in the answer, and begins anew for what was wanted.  Pages that
-     * came since count as touched.  @wake_fd: when it is readable it should
+     * came since count as touched.  If looking costs a fault for each page in
+     * use, it is done for arm_pages of those in a group only; others are not
+     * seen next time.  @wake_fd: when it is readable it should
      * come back soon.  @dwell_ns: how long it may take, if it waits. */
     void (*harvest)(void *tracker, MemxSlice *slice, int wake_fd,
                     uint64_t dwell_ns);

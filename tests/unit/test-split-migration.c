@@ -167,6 +167,47 @@ static void test_moves(const void *is_passive)
     servers_free(servers);
 }
 
+static bool some_came(const MemxStats *stats, uint64_t argument)
+{
+    return stats->prefetched_pages >= argument;
+}
+
+/* What the source knew to be in use, but was more than the stream might bring,
+ * comes of itself when the destination has room for it. */
+static void test_hot_comes_by_itself(void)
+{
+    g_autofree uint8_t *hot = g_malloc(SIZE / MIB * 2);
+    ServerProcess *servers[2];
+    MemxRegion *source, *region;
+    Move m = { 0 };
+    MemxStats stats;
+
+    servers_new(servers, "160M");
+    source = source_new(servers, true, &m);
+    memset(hot, 0xff, SIZE / MIB * 2);
+    memx_region_set_history(source, hot, SIZE / MIB * 2);
+    m.sparse = true;
+    m.local_bytes = m.main_bytes + 16 * MIB;
+    vm_start(m.vm);
+    move_transfer(&m);
+    vm_stop(m.vm);
+    move_drain(&m);
+    move_offer(&m);
+    region = move_finish(&m);
+    memx_region_stats(region, &stats);
+    g_assert_cmpuint(stats.prefetched_pages, ==, 0);
+    move_commit(region);
+    await_stats(region, &stats, some_came, 100);
+    g_assert_cmpuint(stats.faults, ==, 0);
+    moved(&m, region);
+    memx_split_leave(source);
+    memx_region_free(source);
+    vm_check(m.vm);
+    memx_region_free(region);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
 /* ... and again, from there to a third one. */
 static void test_moves_again(void)
 {
@@ -430,6 +471,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/split/server-comes-back-empty", NULL,
                          test_server_comes_back_empty);
     g_test_add_func("/split/too-small", test_too_small);
+    g_test_add_func("/split/hot-comes-by-itself", test_hot_comes_by_itself);
     g_test_add_func("/split/sparse", test_sparse);
     return g_test_run();
 }

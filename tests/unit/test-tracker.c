@@ -19,10 +19,11 @@
 #define CHUNK (256 * 1024ull)
 #define HUGE (2 * MIB)
 
-/* Touches the first page of each of some chunks, all the time. */
+/* Touches the first page of each of some chunks, or all, all the time. */
 typedef struct Toucher {
     uint8_t *base;
     uint32_t first, n;      /* chunks */
+    bool all;
     atomic_bool stop;
     GThread *thread;
 } Toucher;
@@ -32,8 +33,9 @@ static void *touch(void *opaque)
     Toucher *t = opaque;
 
     while (!atomic_load(&t->stop)) {
-        for (uint32_t i = 0; i < t->n; i++) {
-            (void)*(volatile uint8_t *)(t->base + (t->first + i) * CHUNK);
+        for (uint64_t at = 0; at < t->n * CHUNK;
+             at += t->all ? PAGE_BYTES : CHUNK) {
+            (void)*(volatile uint8_t *)(t->base + t->first * CHUNK + at);
         }
         g_usleep(1000);
     }
@@ -342,6 +344,57 @@ static void object_history(MemxTrackerKind kind, const MemxIdleFiles *files,
     munmap(map, bytes + HUGE);
 }
 
+/*
+ * Much is in use, and little may be spent: the guest is disturbed for some pages
+ * of each group only, and the history is right all the same.  A huge page isn't
+ * split for that.
+ */
+static void test_object_bounded(gconstpointer huge)
+{
+    uint64_t bytes = 64 * MIB;
+    uint8_t *map = mmap(NULL, bytes + HUGE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *base = (uint8_t *)(((uintptr_t)map + HUGE - 1) & ~(HUGE - 1));
+    MemxRange range = { base, bytes };
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    Toucher t = { .base = base, .first = 64, .n = 128, .all = true };
+    uint64_t most = huge ? t.n * CHUNK / HUGE + 1
+                    : t.n * MEMX_GROUP_PAGES / 4;
+    MemxTrackerOptions o = fast(MEMX_TRACKER_RWP, NULL);
+    g_autoptr(GError) error = NULL;
+    MemxTrackerStats stats;
+    MemxTracker *tracker;
+    uint8_t value[256];
+    bool done = false;
+
+    g_assert_true(map != MAP_FAILED);
+    madvise(base, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    memset(base, 1, bytes);
+    o.cpu_percent = 1;
+    tracker = memx_tracker_new(&range, 1, CHUNK, &o, &error);
+    if (!tracker) {
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL);
+        g_test_skip(error->message);
+        munmap(map, bytes + HUGE);
+        return;
+    }
+    toucher_start(&t);
+    while (!done && g_get_monotonic_time() < deadline) {
+        g_usleep(POLL_US);
+        memx_tracker_history(tracker, 0, value, G_N_ELEMENTS(value));
+        memx_tracker_stats(tracker, &stats);
+        done = stats.periods >= 9 && only_hot(value, 256, &t) &&
+               stats.extra_faults_period <= most;
+    }
+    toucher_stop(&t);
+    g_test_message("%" G_GUINT64_FORMAT " periods, %" G_GUINT64_FORMAT
+                   " extra faults in the last one", stats.periods,
+                   stats.extra_faults_period);
+    memx_tracker_free(tracker);
+    g_assert_true(done);
+    munmap(map, bytes + HUGE);
+}
+
 static void test_object_small_pages(gconstpointer kind)
 {
     object_history(GPOINTER_TO_UINT(kind), NULL, false);
@@ -488,6 +541,10 @@ int main(int argc, char **argv)
     g_test_add_func("/tracker/auto", test_region_auto);
     g_test_add_func("/tracker/object-refuses", test_object_refuses);
     g_test_add_func("/tracker/idle-helper", test_idle_helper);
+    g_test_add_data_func("/tracker/object-bounded/small-pages", NULL,
+                         test_object_bounded);
+    g_test_add_data_func("/tracker/object-bounded/huge-pages", "huge",
+                         test_object_bounded);
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
         add("history", kinds[i], test_region_history);
         add("keeps-every-byte", kinds[i], test_region_keeps_every_byte);
