@@ -34,10 +34,8 @@
 #define AGAIN_NS 5000000000ull  /* room is looked for again */
 #define CLOSE_MS 2000
 #define LEAVE_MS 5000           /* for lanes to be left */
-#define CONNECT_MS 5000
 
-/* Nobody else is about to get the spaces. */
-static bool settled_locked(MemxRegion *r)
+bool memx_keeper_settled_locked(MemxRegion *r)
 {
     bool told = true;
 
@@ -47,8 +45,7 @@ static bool settled_locked(MemxRegion *r)
     return told && !r->out && r->side == MEMX_SIDE_OWNER && !r->passive;
 }
 
-/* Reserves as @want says where that is more; on failure as before. */
-static bool reserve_more(MemxRegion *r, MemxServer **list, unsigned n,
+bool memx_keeper_reserve(MemxRegion *r, MemxServer **list, unsigned n,
                          const uint64_t *want, GError **error)
 {
     uint64_t old[MEMX_SERVERS_MAX];
@@ -70,8 +67,8 @@ static bool reserve_more(MemxRegion *r, MemxServer **list, unsigned n,
     return true;
 }
 
-static void want_locked(MemxRegion *r, MemxServer **list, unsigned n,
-                        const uint64_t *want)
+void memx_keeper_want_locked(MemxRegion *r, MemxServer **list, unsigned n,
+                             const uint64_t *want)
 {
     for (unsigned i = 0; i < n; i++) {
         list[i]->want_pages = MAX(want[i], 1);
@@ -112,12 +109,12 @@ static void move_out(MemxRegion *r, MemxServer *s)
     g_mutex_unlock(&r->lock);
     ok = n && memx_pool_plan(r, list, n, need, r->keeper.wake_fd, want,
                              NULL) &&
-         reserve_more(r, list, n, want, NULL);
+         memx_keeper_reserve(r, list, n, want, NULL);
     g_mutex_lock(&r->lock);
     if (ok) {
         s->no_room = false;
         s->moving_out = true;
-        want_locked(r, list, n, want);
+        memx_keeper_want_locked(r, list, n, want);
     } else if (!s->no_room && !memx_stopping(r)) {
         s->no_room = true;
         memx_event_post_locked(r, MEMX_EVENT_POOL_FULL, s->index);
@@ -164,21 +161,23 @@ static bool lanes_left_locked(MemxServer *s)
     return true;
 }
 
-static void close_space(MemxRegion *r, MemxServer *s)
+/* False: it can't be reached. */
+static bool close_space(MemxRegion *r, MemxServer *s)
 {
     MemxControl *control;
-    unsigned refused;
+    unsigned refused = 0;
     bool up;
 
     g_mutex_lock(&r->lock);
     up = s->lane[MEMX_LANE_ORDERED].up;
     g_mutex_unlock(&r->lock);
-    if (up) {
-        control = g_new0(MemxControl, 1);
-        control->server = s->index;
-        control->opcode = MEMX_OP_CLOSE;
-        memx_control_call(r, control, CLOSE_MS, &refused);
+    if (!up) {
+        return false;
     }
+    control = g_new0(MemxControl, 1);
+    control->server = s->index;
+    control->opcode = MEMX_OP_CLOSE;
+    return !memx_control_call(r, control, CLOSE_MS, &refused) && !refused;
 }
 
 /* The books forget it. */
@@ -204,20 +203,24 @@ static void forget_locked(MemxRegion *r, MemxServer *s)
     for (unsigned i = 0; i < MEMX_EVENT_TYPES; i++) {
         r->events[i] &= ~(1u << s->index);
     }
+    memx_event_post_locked(r, MEMX_EVENT_SERVER_RELEASED, s->index);
     memx_pool_quotas_locked(r);
+    memx_changed_locked(r);
 }
 
 static void release(MemxRegion *r, MemxServer *s)
 {
     int64_t end = g_get_monotonic_time() + LEAVE_MS * 1000ll;
-    bool left;
+    bool left, told;
 
     g_mutex_lock(&r->lock);
+    s->left_behind |= !s->closing;
     s->closing = true;
     g_mutex_unlock(&r->lock);
     memx_worker_join(&s->link); /* rung, it gives connecting up */
-    close_space(r, s);
+    told = close_space(r, s);
     g_mutex_lock(&r->lock);
+    s->left_behind &= !told;
     s->closed = true;
     memx_worker_ring(&r->store);
     memx_worker_ring(&r->faults);
@@ -302,7 +305,7 @@ void *memx_keeper_thread(void *opaque)
             continue;
         }
         g_mutex_lock(&r->lock);
-        settled = settled_locked(r);
+        settled = memx_keeper_settled_locked(r);
         g_mutex_unlock(&r->lock);
         for (unsigned i = 0; settled && i < r->n_servers; i++) {
             look_after(r, &r->server[i]);
@@ -313,284 +316,4 @@ void *memx_keeper_thread(void *opaque)
         g_mutex_unlock(&r->resize);
     }
     return NULL;
-}
-
-/* --- The list is changed --- */
-
-typedef struct Change {
-    MemxServer *stay[MEMX_SERVERS_MAX]; /* the list; those that are new, too */
-    unsigned n_stay;
-    MemxServer *fresh[MEMX_SERVERS_MAX]; /* not the region's yet */
-    unsigned n_fresh;
-    MemxServer *use[MEMX_SERVERS_MAX]; /* of the list, those not drained */
-    uint64_t want[MEMX_SERVERS_MAX];
-    unsigned n_use;
-} Change;
-
-static void change_free(MemxRegion *r, Change *change)
-{
-    for (unsigned i = 0; i < change->n_fresh; i++) {
-        MemxServer *s = change->fresh[i];
-
-        for (unsigned lane = 0; lane <= MEMX_LANE_FETCH; lane++) {
-            g_clear_pointer(&s->lane[lane].channel, memx_channel_close);
-        }
-        if (s->opened) {
-            memx_pool_close_space(r, s, CLOSE_MS);
-        }
-        memx_peer_free(s->peer);
-        g_free(s);
-    }
-    g_free(change);
-}
-
-static MemxServer *find(MemxRegion *r, const char *address)
-{
-    for (unsigned i = 0; i < r->n_servers; i++) {
-        if (!r->server[i].released && !r->server[i].closing &&
-            !strcmp(r->server[i].peer->address, address)) {
-            return &r->server[i];
-        }
-    }
-    return NULL;
-}
-
-static bool add_address(MemxRegion *r, Change *change, const char *address,
-                        GError **error)
-{
-    const MemxServer *model = &r->server[0];
-    MemxServer *s = g_new0(MemxServer, 1), *known;
-    bool draining;
-
-    if (!memx_pool_fill(r, s, &model->open, model->peer->key, address,
-                        error)) {
-        g_free(s);
-        return false;
-    }
-    for (unsigned i = 0; i < change->n_stay; i++) {
-        if (!strcmp(change->stay[i]->peer->address, s->peer->address)) {
-            g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
-                        "server %s is named twice; name each server once",
-                        s->peer->address);
-            memx_peer_free(s->peer);
-            g_free(s);
-            return false;
-        }
-    }
-    g_mutex_lock(&r->lock);
-    known = find(r, s->peer->address);
-    draining = known && known->draining;
-    g_mutex_unlock(&r->lock);
-    if (known) {
-        memx_peer_free(s->peer);
-        g_free(s);
-        s = known;
-    } else {
-        change->fresh[change->n_fresh++] = s;
-    }
-    change->stay[change->n_stay++] = s;
-    if (!draining) { /* a new one says so when it is opened */
-        change->use[change->n_use++] = s;
-    }
-    return true;
-}
-
-static bool open_fresh(MemxRegion *r, Change *change, GError **error)
-{
-    for (unsigned i = 0; i < change->n_use; i++) {
-        MemxServer *s = change->use[i];
-        MemxPeerInfo info;
-
-        if (s->opened) {
-            continue;
-        }
-        s->reserved_pages = change->want[i];
-        if (!memx_pool_open_lanes(r, s, true, CONNECT_MS, &info, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* An index for each; those of servers that were released first. */
-static bool indices_for(MemxRegion *r, Change *change, unsigned *index,
-                        GError **error)
-{
-    unsigned n = 0, next = r->n_servers;
-
-    for (unsigned i = 0; i < r->n_servers && n < change->n_fresh; i++) {
-        if (r->server[i].released) {
-            index[n++] = i;
-        }
-    }
-    while (n < change->n_fresh && next < MEMX_SERVERS_MAX) {
-        index[n++] = next++;
-    }
-    if (n < change->n_fresh) {
-        g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
-                    "a region has at most %u servers, and those that are "
-                    "being drained count until they are released; try again "
-                    "then, or name fewer", MEMX_SERVERS_MAX);
-        return false;
-    }
-    for (unsigned i = r->n_servers; i < next; i++) {
-        if (!r->server[i].link.wake_fd &&
-            !memx_worker_init(&r->server[i].link, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/* Gives the new server a place; its lanes are for their owners to take. */
-static void install(MemxRegion *r, MemxServer *fresh, unsigned index)
-{
-    MemxLinkArgs *args = g_new(MemxLinkArgs, 1);
-    MemxServer *s = &r->server[index];
-    g_autoptr(GError) error = NULL;
-
-    g_mutex_lock(&r->lock);
-    if (s->peer) {
-        g_ptr_array_add(r->retired, s->peer);
-    }
-    s->peer = fresh->peer;
-    s->index = index;
-    s->open = fresh->open;
-    s->opened = s->told = true;
-    s->closing = s->closed = s->released = false;
-    s->no_room = s->full = s->full_told = false;
-    s->draining = fresh->draining;
-    s->reserved_pages = fresh->reserved_pages;
-    s->free_pages = fresh->free_pages;
-    s->capacity_pages = fresh->capacity_pages;
-    s->hold_until_ns = 0;
-    s->stored_bytes = s->fetched_bytes = s->moved_bytes = s->reconnects = 0;
-    s->why_down[0] = '\0';
-    memcpy(s->instance, fresh->instance, sizeof(s->instance));
-    memcpy(s->nonce, fresh->nonce, sizeof(s->nonce));
-    for (unsigned lane = 0; lane <= MEMX_LANE_FETCH; lane++) {
-        s->lane[lane].incoming = g_steal_pointer(&fresh->lane[lane].channel);
-    }
-    if (index == r->n_servers) {
-        r->n_servers++;
-    }
-    g_mutex_unlock(&r->lock);
-    g_free(fresh);
-    *args = (MemxLinkArgs) { r, s };
-    if (!memx_worker_start(&s->link, "memx-link", memx_link_thread, args,
-                           &error)) {
-        g_error("no thread for memory server %s: %s", s->peer->address,
-                error->message);
-    }
-}
-
-static void apply(MemxRegion *r, Change *change, const unsigned *index)
-{
-    for (unsigned i = 0; i < change->n_fresh; i++) {
-        MemxServer *s = change->fresh[i];
-
-        for (unsigned k = 0; k < change->n_use; k++) {
-            if (change->use[k] == s) {
-                change->use[k] = &r->server[index[i]];
-            }
-        }
-        for (unsigned k = 0; k < change->n_stay; k++) {
-            if (change->stay[k] == s) {
-                change->stay[k] = &r->server[index[i]];
-            }
-        }
-        install(r, s, index[i]);
-    }
-    change->n_fresh = 0;
-    g_mutex_lock(&r->lock);
-    for (unsigned i = 0; i < r->n_servers; i++) {
-        MemxServer *s = &r->server[i];
-        bool stays = false, uses = false;
-
-        for (unsigned k = 0; k < change->n_stay; k++) {
-            stays |= change->stay[k] == s;
-        }
-        for (unsigned k = 0; k < change->n_use; k++) {
-            uses |= change->use[k] == s;
-        }
-        if (!s->released) {
-            s->leaving = !stays;
-            s->moving_out = !uses;
-            s->no_room = false;
-        }
-    }
-    want_locked(r, change->use, change->n_use, change->want);
-    memx_worker_ring(&r->faults);
-    memx_worker_ring(&r->fetch);
-    g_mutex_unlock(&r->lock);
-}
-
-static bool check(MemxRegion *r, GError **error)
-{
-    bool ok;
-
-    g_mutex_lock(&r->lock);
-    ok = settled_locked(r);
-    g_mutex_unlock(&r->lock);
-    if (!ok) {
-        g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID, "servers can't be "
-                    "changed during a split migration; try again when it has "
-                    "ended");
-    }
-    return ok;
-}
-
-static bool prepare(MemxRegion *r, Change *change,
-                    const char *const *servers, unsigned *index,
-                    GError **error)
-{
-    unsigned n = servers ? g_strv_length((char **)servers) : 0;
-    uint64_t need;
-
-    if (!n || n > MEMX_SERVERS_MAX) {
-        g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
-                    "%u servers are named; name 1 to %u", n,
-                    MEMX_SERVERS_MAX);
-        return false;
-    }
-    for (unsigned i = 0; i < n; i++) {
-        if (!add_address(r, change, servers[i], error)) {
-            return false;
-        }
-    }
-    if (!change->n_use) {
-        g_set_error(error, MEMX_ERROR, MEMX_ERROR_FULL, "all of these servers "
-                    "are being drained; name another one, or undo that with "
-                    "memxctl drain --undo");
-        return false;
-    }
-    g_mutex_lock(&r->lock);
-    need = memx_pool_need(r, MIN(r->limit, r->table.n_pages)) +
-           change->n_fresh * MEMX_GROUP_PAGES;
-    g_mutex_unlock(&r->lock);
-    return indices_for(r, change, index, error) &&
-           memx_pool_plan(r, change->use, change->n_use, need, -1,
-                          change->want, error) &&
-           open_fresh(r, change, error) &&
-           reserve_more(r, change->use, change->n_use, change->want, error);
-}
-
-bool memx_region_set_servers(MemxRegion *r, const char *const *servers,
-                             GError **error)
-{
-    g_autoptr(GMutexLocker) resize = g_mutex_locker_new(&r->resize);
-    Change *change = g_new0(Change, 1);
-    unsigned index[MEMX_SERVERS_MAX];
-    bool ok;
-
-    if (!r->retired) {
-        r->retired = g_ptr_array_new_with_free_func(
-            (GDestroyNotify)memx_peer_free);
-    }
-    ok = check(r, error) && prepare(r, change, servers, index, error);
-    if (ok) {
-        apply(r, change, index);
-    }
-    change_free(r, change);
-    return ok;
 }

@@ -57,6 +57,8 @@ typedef enum {
     MEMX_EVENT_SERVER_LOST,  /* unreachable or not answering; being retried */
     MEMX_EVENT_SERVER_BACK,  /* answers again, with its pages */
     MEMX_EVENT_SERVER_EMPTY, /* came back without its pages: these are lost */
+    MEMX_EVENT_SERVER_RELEASED, /* taken off the list, or drained: it has
+                                nothing left, and is in use no more */
     MEMX_EVENT_POOL_FULL,    /* servers refuse pages although reserved; or one
                                 is to be drained and the others lack room */
     MEMX_EVENT_STALLED,      /* a page was awaited for server_timeout */
@@ -201,8 +203,9 @@ typedef enum {
 
 typedef enum {
     MEMX_SERVER_IN_USE,
-    MEMX_SERVER_DRAINING,    /* what it has goes to the others: it was taken
-                                off the list, or its administrator says so */
+    MEMX_SERVER_DRAINING,    /* its administrator says so: what it has goes to
+                                the others, if they have the room */
+    MEMX_SERVER_LEAVING,     /* taken off the list: the same */
     MEMX_SERVER_RELEASED,    /* and has nothing left of this region */
 } MemxServerUse;
 
@@ -210,7 +213,8 @@ typedef struct MemxServerStats {
     char address[272];
     MemxServerHealth health;
     MemxServerUse state;
-    uint32_t chunks;         /* placed there; of one that drains: left */
+    uint32_t chunks;         /* placed there */
+    uint32_t to_move;        /* of these, going to other servers */
     uint64_t moved_bytes;    /* came to it from other servers; a counter */
     uint64_t remote_bytes;   /* only this server has them */
     uint64_t kept_bytes;     /* copies of local pages */
@@ -315,7 +319,18 @@ MEMX_API bool memx_region_set_servers(MemxRegion *region,
                                       const char *const *servers,
                                       GError **error);
 
-/* "in use", "draining", "released" */
+/*
+ * Gives up what memx_region_set_servers() has begun: servers that it took off
+ * the list, and that were not released yet, are on it again, next to the new
+ * ones, and chunks stay where they are now.
+ */
+MEMX_API void memx_region_keep_servers(MemxRegion *region);
+
+/* Waits until no server is to be left any more, for timeout_ms at most. */
+MEMX_API bool memx_region_servers_settle(MemxRegion *region,
+                                         unsigned timeout_ms);
+
+/* "in use", "draining", "leaving", "released" */
 MEMX_API const char *memx_server_state_name(MemxServerUse state);
 
 /* "up", "down", "stalled", "empty" */

@@ -178,6 +178,7 @@ static bool flip(MemxRegion *r, MemxMove *m, MemxServer *to)
     chunk->server = to->index;
     memx_history_move(&r->history, m->chunk, to->index + 1);
     memx_trim_set(t, m->chunk);
+    r->move_idle_ns = 0; /* whoever else had nothing to do: for this one */
     end(r, m, m->from);
     return true;
 }
@@ -260,6 +261,7 @@ static void copy_answered(MemxRegion *r, MemxServer *to)
 
         m->copied[i] = m->call.request.mask;
         m->at++;
+        to->full_told = false;
         to->moved_bytes += memx_mask_pages(m->copied[i]) * MEMX_PAGE_BYTES;
     } else {
         /* The source, if it is to blame: others may go on with the target. */

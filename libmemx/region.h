@@ -137,6 +137,7 @@ typedef struct MemxServer {
     /* Comings and goings: keeper.c. */
     bool draining;          /* it says that it is to be emptied */
     bool leaving;           /* taken off the list */
+    bool left_behind;       /* it was released, but could not be told */
     bool moving_out;        /* all of its chunks go elsewhere */
     bool no_room;           /* for them, elsewhere */
     bool closing;           /* its lanes are not opened any more */
@@ -511,6 +512,14 @@ void memx_prefetched_locked(MemxRegion *r, uint64_t group, uint64_t mask,
 
 /* keeper.c */
 void *memx_keeper_thread(void *region);
+/* Nobody else is about to get the spaces. */
+bool memx_keeper_settled_locked(MemxRegion *r);
+/* Reserves as @want says where that is more; on failure as before. */
+bool memx_keeper_reserve(MemxRegion *r, MemxServer **list, unsigned n,
+                         const uint64_t *want, GError **error);
+/* Chunks go where they should be for that. */
+void memx_keeper_want_locked(MemxRegion *r, MemxServer **list, unsigned n,
+                             const uint64_t *want);
 
 /* move.c: the store thread's part.  True: there is more, soon. */
 bool memx_moves(MemxRegion *r);

@@ -75,6 +75,7 @@ typedef struct Said {
     uint64_t mib;           /* that it alone holds */
     bool full;
     bool no_room;           /* elsewhere, for what it has */
+    bool left_behind;       /* it was released without a word */
     char why_down[MEMX_WHY_BYTES];
 } Said;
 
@@ -114,6 +115,12 @@ static char *describe(MemxRegion *r, MemxEventType type, const Said *said)
                                "%" PRIu64 " MiB are lost unless it is "
                                "restored; threads that need them wait",
                                server, mib);
+    case MEMX_EVENT_SERVER_RELEASED:
+        return g_strdup_printf("memory server %s is in use no more: %s",
+                               server, said->left_behind ?
+                               "it could not be told so, and may list an "
+                               "orphaned space that nobody needs" :
+                               "all that it held is elsewhere");
     case MEMX_EVENT_POOL_FULL:
         if (said->no_room) {
             return g_strdup_printf("memory server %s is being drained, but "
@@ -140,8 +147,9 @@ static bool take_event(MemxRegion *r, MemxEventType *type, int *server)
 {
     static const MemxEventType order[] = {
         MEMX_EVENT_SERVER_LOST, MEMX_EVENT_SERVER_EMPTY,
-        MEMX_EVENT_SERVER_BACK, MEMX_EVENT_POOL_FULL, MEMX_EVENT_STALLED,
-        MEMX_EVENT_RESUMED, MEMX_EVENT_BUG,
+        MEMX_EVENT_SERVER_BACK, MEMX_EVENT_SERVER_RELEASED,
+        MEMX_EVENT_POOL_FULL, MEMX_EVENT_STALLED, MEMX_EVENT_RESUMED,
+        MEMX_EVENT_BUG,
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(order); i++) {
@@ -179,6 +187,7 @@ static void deliver(MemxRegion *r)
             said.mib = event.remote_bytes >> 20;
             said.full = s->full_told;
             said.no_room = s->no_room;
+            said.left_behind = s->left_behind;
             if (s->health == MEMX_SERVER_DOWN && *s->why_down) {
                 g_snprintf(said.why_down, sizeof(said.why_down), "%s)",
                            s->why_down);

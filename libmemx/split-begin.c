@@ -327,7 +327,19 @@ static bool settled_locked(MemxRegion *r, GError **error)
     return true;
 }
 
-/* A cancelled split ends when its last push was answered. */
+/* Something that servers are to drop after a move. */
+static bool drops_locked(MemxRegion *r)
+{
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (r->server[i].n_old && !r->server[i].released) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A cancelled split ends when its last push was answered, a move when what was
+ * copied in vain is dropped. */
 static bool await_last(MemxRegion *r, GError **error)
 {
     int64_t end = g_get_monotonic_time() + ENDING_MS * 1000ll;
@@ -336,7 +348,7 @@ static bool await_last(MemxRegion *r, GError **error)
     g_mutex_lock(&r->lock);
     r->rebalance = false; /* what is under way ends */
     r->n_waiting++;
-    while (((r->out && r->out->ending) || r->n_moves) &&
+    while (((r->out && r->out->ending) || r->n_moves || drops_locked(r)) &&
            g_cond_wait_until(&r->changed, &r->lock, end)) {
         ;
     }

@@ -363,6 +363,28 @@ int memx_split_offer(MemxRegion *r, unsigned timeout_ms, GError **error)
     return memx_split_check(r, error) ? 1 : -1;
 }
 
+static void server_stats_locked(MemxRegion *r, unsigned i,
+                                MemxSplitStats *stats)
+{
+    const MemxOutServer *s = r->out ? &r->out->server[i] : NULL;
+    unsigned at = stats->n_servers;
+
+    if (r->server[i].released) {
+        return;
+    }
+    stats->n_servers++;
+    g_strlcpy(stats->servers[at].address, r->server[i].peer->address,
+              sizeof(stats->servers[at].address));
+    stats->servers[at].health = r->server[i].health;
+    if (s) {
+        stats->servers[at].pending_bytes = (s->todo_pages + s->pushed_pages) *
+                                           MEMX_PAGE_BYTES;
+        stats->servers[at].sent_bytes = s->sent_pages * MEMX_PAGE_BYTES;
+        stats->pending_bytes += stats->servers[at].pending_bytes;
+        stats->sent_pages += s->sent_pages;
+    }
+}
+
 void memx_split_stats(MemxRegion *r, MemxSplitStats *stats)
 {
     MemxSplitOut *out;
@@ -370,21 +392,8 @@ void memx_split_stats(MemxRegion *r, MemxSplitStats *stats)
     memset(stats, 0, sizeof(*stats));
     g_mutex_lock(&r->lock);
     out = r->out;
-    stats->n_servers = r->n_servers;
     for (unsigned i = 0; i < r->n_servers; i++) {
-        MemxOutServer *s = out ? &out->server[i] : NULL;
-
-        g_strlcpy(stats->servers[i].address, r->server[i].peer->address,
-                  sizeof(stats->servers[i].address));
-        stats->servers[i].health = r->server[i].health;
-        if (s) {
-            stats->servers[i].pending_bytes = (s->todo_pages +
-                                               s->pushed_pages) *
-                                              MEMX_PAGE_BYTES;
-            stats->servers[i].sent_bytes = s->sent_pages * MEMX_PAGE_BYTES;
-            stats->pending_bytes += stats->servers[i].pending_bytes;
-            stats->sent_pages += s->sent_pages;
-        }
+        server_stats_locked(r, i, stats);
     }
     if (out) {
         stats->hot_chunks = out->n_hot;

@@ -6,14 +6,19 @@
 #include <string.h>
 #include "region.h"
 
-static void server_stats_locked(MemxServer *s, MemxServerStats *out)
+static void server_stats_locked(MemxServer *s, bool rebalance,
+                                MemxServerStats *out)
 {
     g_strlcpy(out->address, s->peer->address, sizeof(out->address));
     out->health = s->health;
     out->state = s->released ? MEMX_SERVER_RELEASED
-                 : s->leaving || s->moving_out || s->draining
-                 ? MEMX_SERVER_DRAINING : MEMX_SERVER_IN_USE;
+                 : s->leaving ? MEMX_SERVER_LEAVING
+                 : s->moving_out || s->draining ? MEMX_SERVER_DRAINING
+                 : MEMX_SERVER_IN_USE;
     out->chunks = s->n_chunks;
+    out->to_move = s->moving_out ? s->n_chunks
+                   : rebalance && s->n_chunks > s->chunk_quota
+                   ? s->n_chunks - s->chunk_quota : 0;
     out->moved_bytes = s->moved_bytes;
     out->remote_bytes = s->remote_pages * MEMX_PAGE_BYTES;
     out->kept_bytes = s->kept_pages * MEMX_PAGE_BYTES;
@@ -74,7 +79,7 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
 
         out->remote_bytes += s->remote_pages * MEMX_PAGE_BYTES;
         out->faults_waiting += s->dropped;
-        server_stats_locked(s, &out->servers[i]);
+        server_stats_locked(s, r->rebalance, &out->servers[i]);
     }
     out->n_servers = r->n_servers;
     out->size_bytes = r->size_bytes;
@@ -124,6 +129,8 @@ const char *memx_server_state_name(MemxServerUse state)
         return "in use";
     case MEMX_SERVER_DRAINING:
         return "draining";
+    case MEMX_SERVER_LEAVING:
+        return "leaving";
     case MEMX_SERVER_RELEASED:
     default:
         return "released";

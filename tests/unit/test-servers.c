@@ -177,7 +177,8 @@ static bool is_balanced(const MemxStats *stats, uint64_t n)
     for (unsigned i = 0; i < stats->n_servers; i++) {
         const MemxServerStats *s = &stats->servers[i];
 
-        if (s->state == MEMX_SERVER_DRAINING) {
+        if (s->state == MEMX_SERVER_DRAINING ||
+            s->state == MEMX_SERVER_LEAVING) {
             return false;
         }
         chunks += s->chunks;
@@ -278,6 +279,36 @@ static void test_back_before_released(void)
     test_free(test);
 }
 
+/* What was begun is given up: old and new ones together. */
+static void test_kept(void)
+{
+    Test *test = test_new(2, NULL);
+    MemxStats stats;
+
+    server_process_stop(test->server[0]); /* they give nothing away */
+    server_process_stop(test->server[1]);
+    set_servers(test, "2");
+    memx_region_stats(test->region, &stats);
+    g_assert_cmpuint(find(&stats, address(test, 0))->state, ==,
+                     MEMX_SERVER_LEAVING);
+    g_assert_false(memx_region_servers_settle(test->region, 1));
+    memx_region_keep_servers(test->region);
+    server_process_continue(test->server[0]);
+    server_process_continue(test->server[1]);
+    g_assert_true(memx_region_servers_settle(test->region, 60000));
+    memx_region_stats(test->region, &stats);
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_cmpuint(find(&stats, address(test, i))->state, ==,
+                         MEMX_SERVER_IN_USE);
+    }
+    g_assert_cmpuint(find(&stats, address(test, 0))->to_move, ==, 0);
+
+    /* The list is what it says. */
+    set_servers(test, "12");
+    await_released(test, 0);
+    test_free(test);
+}
+
 /* --- drain --- */
 
 static bool pool_full_told(const MemxStats *stats, uint64_t test)
@@ -300,8 +331,16 @@ static bool something_moved(const MemxStats *stats, uint64_t address)
 /* In use, or it was empty before that was undone. */
 static bool is_settled(const MemxStats *stats, uint64_t address)
 {
-    return find(stats, (const char *)(uintptr_t)address)->state !=
-           MEMX_SERVER_DRAINING;
+    MemxServerUse state = find(stats,
+                               (const char *)(uintptr_t)address)->state;
+
+    return state != MEMX_SERVER_DRAINING && state != MEMX_SERVER_LEAVING;
+}
+
+static bool release_told(const MemxStats *stats, uint64_t test)
+{
+    return g_atomic_int_get(
+        &((Test *)(uintptr_t)test)->events[MEMX_EVENT_SERVER_RELEASED]) > 0;
 }
 
 static void test_drained(void)
@@ -313,9 +352,11 @@ static void test_drained(void)
     };
     g_autofree char *before = NULL, *after = NULL;
     g_autoptr(GError) error = NULL;
+    MemxStats stats;
 
     drain(test, 1, NULL);
     await_released(test, 1);
+    await_stats(test->region, &stats, release_told, (uintptr_t)test);
     assert_no_space(test, 1);
     before = memxctl(test, 1, "status", NULL);
     g_assert_nonnull(strstr(before, "DRAINING"));
@@ -623,6 +664,7 @@ int main(int argc, char **argv)
     g_test_add_func("/servers/added-and-removed", test_added_and_removed);
     g_test_add_func("/servers/back-before-released",
                     test_back_before_released);
+    g_test_add_func("/servers/kept", test_kept);
     g_test_add_func("/servers/drained", test_drained);
     g_test_add_func("/servers/drain-outlives-restart",
                     test_drain_outlives_restart);
