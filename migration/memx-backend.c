@@ -25,6 +25,7 @@
 #include "qapi/visitor.h"
 #include "qemu/error-report.h"
 #include "qemu/madvise.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/rcu.h"
 #include "qemu/units.h"
@@ -188,27 +189,14 @@ bool memx_backend_options(MemxBackend *b, MemxOptions *options, uint8_t **key,
     return true;
 }
 
-/* So that the property tells what a split migration brought. */
-static void memx_backend_name_servers(MemxBackend *b)
-{
-    g_autofree MemxStats *stats = g_new(MemxStats, 1);
-    strList **tail = &b->servers;
-    unsigned i;
-
-    memx_region_stats(b->region, stats);
-    for (i = 0; i < stats->n_servers; i++) {
-        QAPI_LIST_APPEND(tail, g_strdup(stats->servers[i].address));
-    }
-    b->chunk_bytes = stats->chunk_bytes;
-}
-
 /* The region is there, and its memory in use. */
 void memx_backend_adopt(MemxBackend *b, MemxRegion *region)
 {
+    g_autofree MemxStats *stats = g_new(MemxStats, 1);
+
+    memx_region_stats(region, stats);
+    b->chunk_bytes = stats->chunk_bytes; /* a split migration may bring it */
     b->region = region;
-    if (!b->servers) {
-        memx_backend_name_servers(b);
-    }
     WITH_QEMU_LOCK_GUARD(&memx_backends_lock) {
         QTAILQ_INSERT_TAIL(&memx_backends, b, next);
     }
@@ -303,6 +291,23 @@ static bool memx_backend_alloc(HostMemoryBackend *backend, Error **errp)
 
 /* --- properties -------------------------------------------------------- */
 
+/*
+ * Around what may take seconds when a memory server does not answer: vCPUs and
+ * devices go on meanwhile.  It is the main loop that waits, so nobody takes
+ * the object away.
+ */
+void memx_backend_open_bql(MemxBackend *b)
+{
+    object_ref(OBJECT(b));
+    bql_unlock();
+}
+
+void memx_backend_close_bql(MemxBackend *b)
+{
+    bql_lock();
+    object_unref(OBJECT(b));
+}
+
 static bool memx_backend_is_fixed(MemxBackend *b, const char *name,
                                   Error **errp)
 {
@@ -319,7 +324,7 @@ static void memx_backend_get_local_size(Object *obj, Visitor *v,
     visit_type_size(v, name, &MEMORY_BACKEND_MEMX(obj)->local_bytes, errp);
 }
 
-/* The only one that may be set while the VM runs. */
+/* This one may be set while the VM runs. */
 static void memx_backend_set_local_size(Object *obj, Visitor *v,
                                         const char *name, void *opaque,
                                         Error **errp)
@@ -332,7 +337,12 @@ static void memx_backend_set_local_size(Object *obj, Visitor *v,
         return;
     }
     if (b->region) {
-        if (!memx_region_set_local_bytes(b->region, value, &gerr)) {
+        bool ok;
+
+        memx_backend_open_bql(b);
+        ok = memx_region_set_local_bytes(b->region, value, &gerr);
+        memx_backend_close_bql(b);
+        if (!ok) {
             error_setg(errp, "memory-backend-memx '%s': %s", b->id,
                        gerr->message);
             return;
@@ -368,7 +378,10 @@ static void memx_backend_get_servers(Object *obj, Visitor *v,
                                      const char *name, void *opaque,
                                      Error **errp)
 {
-    visit_type_strList(v, name, &MEMORY_BACKEND_MEMX(obj)->servers, errp);
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+    g_autoptr(strList) now = b->region ? memx_servers_list(b) : NULL;
+
+    visit_type_strList(v, name, b->region ? &now : &b->servers, errp);
 }
 
 static void memx_backend_set_servers(Object *obj, Visitor *v,
@@ -378,8 +391,16 @@ static void memx_backend_set_servers(Object *obj, Visitor *v,
     MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
     strList *value;
 
-    if (memx_backend_is_fixed(b, name, errp) ||
-        !visit_type_strList(v, name, &value, errp)) {
+    if (b->region) {
+        memx_servers_set(b, v, name, errp);
+        return;
+    }
+    if (b->host) {
+        error_setg(errp, "servers of '%s' come with the split migration that "
+                   "it waits for", b->id);
+        return;
+    }
+    if (!visit_type_strList(v, name, &value, errp)) {
         return;
     }
     qapi_free_strList(b->servers);
@@ -452,7 +473,7 @@ static void memx_backend_class_properties(ObjectClass *oc)
                               memx_backend_set_servers, NULL, NULL);
     object_class_property_set_description(oc, "servers",
         "Memory servers, each as host:port; none: a split migration brings "
-        "them");
+        "them.  May be changed while the VM runs");
     object_class_property_add_enum(oc, "keep-copies", "OnOffAuto",
                                    &OnOffAuto_lookup,
                                    memx_backend_get_keep_copies,

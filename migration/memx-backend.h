@@ -25,7 +25,7 @@ struct MemxBackend {
     /* Options; constant while the region exists, except local_bytes. */
     uint64_t local_bytes;
     uint64_t chunk_bytes;
-    strList *servers;
+    strList *servers;           /* as it was created; see memx-servers.c */
     OnOffAuto keep_copies;
     uint32_t server_timeout_s;
     char *key_secret;
@@ -47,7 +47,15 @@ struct MemxBackend {
 bool memx_backend_options(MemxBackend *backend, MemxOptions *options,
                           uint8_t **key, Error **errp);
 void memx_backend_adopt(MemxBackend *backend, MemxRegion *region);
+void memx_backend_open_bql(MemxBackend *backend);
+void memx_backend_close_bql(MemxBackend *backend);
 void memx_key_trim(const uint8_t *key, size_t *bytes);
+
+/* memx-servers.c: the servers of memory that is in use. */
+strList *memx_servers_list(const MemxBackend *backend);
+bool memx_servers_are(MemxRegion *region, char **addresses);
+void memx_servers_set(MemxBackend *backend, Visitor *v, const char *name,
+                      Error **errp);
 
 /*
  * All backends that have a region.

@@ -98,6 +98,7 @@ static void memx_report(const char *id, const MemxEvent *e)
 {
     switch (e->type) {
     case MEMX_EVENT_SERVER_BACK:
+    case MEMX_EVENT_SERVER_RELEASED:
     case MEMX_EVENT_RESUMED:
         info_report("memory-backend-memx '%s': %s", id, e->message);
         break;
@@ -130,6 +131,11 @@ static void memx_send_event(const char *id, const MemxEvent *e)
         trace_memx_server_empty(id, server, e->remote_bytes);
         qapi_event_send_memx_server_empty(id, e->server, e->remote_bytes,
                                           e->message);
+        break;
+    case MEMX_EVENT_SERVER_RELEASED:
+        trace_memx_server_released(id, server);
+        qapi_event_send_memx_server_released(id, e->server, e->remote_bytes,
+                                             e->message);
         break;
     case MEMX_EVENT_POOL_FULL:
         trace_memx_pool_full(id, e->message);

@@ -37,6 +37,22 @@ static void print_servers(Monitor *mon, const MemxServerInfoList *list)
     }
 }
 
+/* Only where servers have come or are to go. */
+static void print_moves(Monitor *mon, const MemxServerInfoList *list)
+{
+    for (; list; list = list->next) {
+        const MemxServerInfo *s = list->value;
+        g_autofree char *moved = size_to_str(s->moved);
+
+        if (s->moved || s->to_move || s->usage != MEMX_SERVER_USAGE_IN_USE) {
+            monitor_printf(mon, "  %-24s %-8s %" PRIu64 " chunks, %" PRIu64
+                           " of them to move; %s came from other servers\n",
+                           s->address, MemxServerUsage_str(s->usage),
+                           s->chunks, s->to_move, moved);
+        }
+    }
+}
+
 static void print_faults(Monitor *mon, const MemxFaultInfo *f,
                          const MemxPagingInfo *p)
 {
@@ -87,6 +103,7 @@ static void print_backend(Monitor *mon, const MemxInfo *info)
     print_faults(mon, info->faults, info->paging);
     print_latency(mon, info->fetch_latency);
     print_servers(mon, info->servers);
+    print_moves(mon, info->servers);
 }
 
 static void hmp_info_memx(Monitor *mon, const QDict *qdict)

@@ -14,11 +14,15 @@
 #include "qemu/units.h"
 #include "memx-backend.h"
 
-/* The one list of states that both sides have. */
+/* Lists of states that both sides have. */
 QEMU_BUILD_BUG_ON((int)MEMX_SERVER_STATE_UP != MEMX_SERVER_UP);
 QEMU_BUILD_BUG_ON((int)MEMX_SERVER_STATE_DOWN != MEMX_SERVER_DOWN);
 QEMU_BUILD_BUG_ON((int)MEMX_SERVER_STATE_STALLED != MEMX_SERVER_STALLED);
 QEMU_BUILD_BUG_ON((int)MEMX_SERVER_STATE_EMPTY != MEMX_SERVER_EMPTY);
+
+QEMU_BUILD_BUG_ON((int)MEMX_SERVER_USAGE_IN_USE != MEMX_SERVER_IN_USE);
+QEMU_BUILD_BUG_ON((int)MEMX_SERVER_USAGE_DRAINING != MEMX_SERVER_DRAINING);
+QEMU_BUILD_BUG_ON((int)MEMX_SERVER_USAGE_LEAVING != MEMX_SERVER_LEAVING);
 
 static MemxServerInfo *memx_server_info(const MemxServerStats *s)
 {
@@ -26,6 +30,10 @@ static MemxServerInfo *memx_server_info(const MemxServerStats *s)
 
     info->address = g_strdup(s->address);
     info->state = (MemxServerState)s->health;
+    info->usage = (MemxServerUsage)s->state;
+    info->chunks = s->chunks;
+    info->to_move = s->to_move;
+    info->moved = s->moved_bytes;
     info->remote = s->remote_bytes;
     info->kept = s->kept_bytes;
     info->reserved = s->reserved_bytes;
@@ -105,7 +113,9 @@ static MemxInfo *memx_backend_info(const MemxBackend *b, const MemxStats *s)
     info->tracker = g_strdup(s->tracker);
     info->host_swap = s->host_swap;
     for (i = 0; i < s->n_servers; i++) {
-        QAPI_LIST_APPEND(tail, memx_server_info(&s->servers[i]));
+        if (s->servers[i].state != MEMX_SERVER_RELEASED) {
+            QAPI_LIST_APPEND(tail, memx_server_info(&s->servers[i]));
+        }
     }
     return info;
 }

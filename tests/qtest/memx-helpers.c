@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include "qobject/qstring.h"
 #include "memx-helpers.h"
 
 #define PAGE 4096u
@@ -177,23 +178,34 @@ void memx_server_go_on(MemxServer *s)
     g_assert_cmpint(kill(s->pid, SIGCONT), ==, 0);
 }
 
-char *memx_server_status(const MemxServer *s)
+static char *memxctl(const MemxServer *s, const char *command,
+                     const char *option)
 {
     g_autofree char *memserver = memserver_path();
     g_autofree char *folder = g_path_get_dirname(memserver);
     g_autofree char *path = g_build_filename(folder, "memxctl", NULL);
     const char *argv[] = {
-        path, "status", "--json", "--control", s->control, NULL,
+        path, command, "--control", s->control, option, NULL,
     };
     g_autoptr(GError) error = NULL;
-    char *status = NULL;
+    char *output = NULL;
     int rc;
 
-    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &status, NULL, &rc,
+    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &output, NULL, &rc,
                  &error);
     g_assert_no_error(error);
     g_assert_cmpint(rc, ==, 0);
-    return status;
+    return output;
+}
+
+char *memx_server_status(const MemxServer *s)
+{
+    return memxctl(s, "status", "--json");
+}
+
+void memx_server_drain(const MemxServer *s, bool undo)
+{
+    g_free(memxctl(s, "drain", undo ? "--undo" : NULL));
 }
 
 /* --- virtual machines -------------------------------------------------- */
@@ -304,6 +316,23 @@ void memx_wait_number(QTestState *vm, const char *id, const char *path,
 
     memx_wait_until((value = memx_query_number(vm, id, path)) >= minimum &&
                     value <= maximum);
+}
+
+char *memx_servers(QTestState *vm)
+{
+    QDict *answer = qtest_qmp(vm,
+        "{ 'execute': 'qom-get', 'arguments': { 'path': '/objects/pc.ram',"
+        "  'property': 'servers' } }");
+    GString *text = g_string_new(NULL);
+    const QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(answer, "return"), e) {
+        g_string_append_printf(text, "%s%s", text->len ? "," : "",
+                               qstring_get_str(qobject_to(QString,
+                                               qlist_entry_obj(e))));
+    }
+    qobject_unref(answer);
+    return g_string_free(text, false);
 }
 
 void memx_assert_error(QTestState *vm, const char *expected,

@@ -29,6 +29,8 @@ void memx_server_pause(MemxServer *server);
 void memx_server_go_on(MemxServer *server);
 /* What "memxctl status --json" says; it is beside memserver. */
 char *memx_server_status(const MemxServer *server);
+/* "memxctl drain" */
+void memx_server_drain(const MemxServer *server, bool undo);
 
 /* A port of this host at which nobody listens. */
 unsigned memx_free_port(void);
@@ -53,6 +55,9 @@ uint64_t memx_query_number(QTestState *vm, const char *id, const char *path);
 /* The same, waiting until @minimum <= it <= @maximum. */
 void memx_wait_number(QTestState *vm, const char *id, const char *path,
                       uint64_t minimum, uint64_t maximum);
+
+/* The property "servers" of "pc.ram", with commas between. */
+char *memx_servers(QTestState *vm);
 
 /* query-memx lists nothing. */
 void memx_assert_none(QTestState *vm);
@@ -81,8 +86,9 @@ void memx_verify(QTestState *vm, uint64_t from, uint64_t to, unsigned seed);
         }                                                                   \
     } while (0)
 
-/* memx-memory-tests.c, memx-failure-tests.c */
+/* memx-memory-tests.c, memx-failure-tests.c, memx-servers-tests.c */
 void memx_add_memory_tests(void);
+void memx_add_servers_tests(void);
 void memx_add_failure_tests(void);
 
 #endif

@@ -13,6 +13,7 @@ enum {
     MEMX_OP_STORE = 32,
     MEMX_OP_OFFER = 37,
     MEMX_OP_COMMIT = 39,
+    MEMX_OP_COPY = 41,
     MEMX_OP_ANY = 0,        /* what a proxy that knows no protocol forwards */
 
     MEMX_ERR_FULL = 7,

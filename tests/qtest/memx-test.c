@@ -259,13 +259,13 @@ static void test_mem_lock(void)
     memx_server_free(server);
 }
 
-/* What was given at creation can't be changed later, except local-size. */
+/* What can't be changed later. */
 static void test_fixed_properties(void)
 {
     static const char *const settings[][2] = {
-        { "chunk-size", "2097152" }, { "servers", "[ 'a:1' ]" },
-        { "keep-copies", "'on'" }, { "server-timeout", "5" },
-        { "key-secret", "'s'" }, { "share", "true" },
+        { "chunk-size", "2097152" }, { "keep-copies", "'on'" },
+        { "server-timeout", "5" }, { "key-secret", "'s'" },
+        { "share", "true" },
     };
     MemxServer *server = memx_server_new("256M", "");
     QTestState *vm = memx_vm(server, "128M", "32M", "", "");
@@ -431,6 +431,7 @@ int main(int argc, char **argv)
     qtest_add_func("/memx/refuse/virtio-mem", test_virtio_mem);
     qtest_add_func("/memx/refuse/vhost-user", test_vhost_user);
     memx_add_memory_tests();
+    memx_add_servers_tests();
     memx_add_failure_tests();
     memx_add_split_tests();
     memx_add_split_failure_tests();
