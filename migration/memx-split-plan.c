@@ -70,32 +70,6 @@ static bool check_hosts(char **hosts, Error **errp)
     return true;
 }
 
-/* Memory that has servers keeps them: the same names, in any order. */
-static bool check_backend_hosts(const MemxBackend *b, char **hosts,
-                                Error **errp)
-{
-    g_autofree MemxStats *stats = g_new(MemxStats, 1);
-    unsigned i;
-
-    if (!*hosts) {
-        return true;
-    }
-    memx_region_stats(b->region, stats);
-    for (i = 0; i < stats->n_servers; i++) {
-        if (!g_strv_contains((const char *const *)hosts,
-                             stats->servers[i].address)) {
-            break;
-        }
-    }
-    if (i < stats->n_servers || stats->n_servers != g_strv_length(hosts)) {
-        error_setg(errp, "split-hosts differs from the servers of "
-                   "memory-backend-memx '%s', where its memory stays: leave "
-                   "it empty, or name the same servers", b->id);
-        return false;
-    }
-    return true;
-}
-
 /* --- blocks ------------------------------------------------------------ */
 
 static bool check_splittable(RAMBlock *rb, HostMemoryBackend *backend,
@@ -139,9 +113,8 @@ static bool plan_block(MemxSplit *split, RAMBlock *rb, Error **errp)
         block.passive = false;
         block.region = b->region;
         block.chunk_bytes = b->chunk_bytes;
-        if (!check_backend_hosts(b, split->hosts, errp)) {
-            return false;
-        }
+        block.moves = *split->hosts &&
+                      !memx_servers_are(b->region, split->hosts);
     } else if (!check_splittable(rb, MEMORY_BACKEND(owner), errp)) {
         return false;
     } else if (!*split->hosts) {

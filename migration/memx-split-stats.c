@@ -41,6 +41,7 @@ static struct {
         uint64_t peak;          /* the highest rate so far */
         int64_t answered_at;    /* or nothing was pending */
     } servers[MEMX_SERVERS_MAX];
+    uint64_t moved, to_move;    /* bytes, from server to server */
     uint64_t stream_bytes;      /* sent by the main stream, at rated_at */
     uint64_t stream_peak;
     bool silent;                /* some server is */
@@ -81,6 +82,7 @@ void memx_split_figures_start(void)
     memset(figures.servers, 0, sizeof(figures.servers));
     figures.stream_bytes = migration_transferred_bytes();
     figures.stream_peak = 0;
+    figures.moved = figures.to_move = 0;
     figures.rated_at = figures.up_at = g_get_monotonic_time();
     qatomic_set(&figures.sent_bytes, 0);
     qatomic_set(&figures.pending_bytes, 0);
@@ -90,6 +92,13 @@ void memx_split_figures_phase(MemxSplitPhase phase)
 {
     QEMU_LOCK_GUARD(&figures.lock);
     figures.phase = phase;
+}
+
+void memx_split_figures_moves(uint64_t moved, uint64_t to_move)
+{
+    QEMU_LOCK_GUARD(&figures.lock);
+    figures.moved = moved;
+    figures.to_move = to_move;
 }
 
 /* --- sums -------------------------------------------------------------- */
@@ -240,7 +249,8 @@ bool memx_split_figures_refresh(Error **errp)
 
     QEMU_LOCK_GUARD(&figures.lock);
     for (i = 0; i < memx_split.n_blocks; i++) {
-        if (qatomic_read(&memx_split.blocks[i].begun)) {
+        if (qatomic_read(&memx_split.blocks[i].begun) ||
+            !memx_split.blocks[i].passive) {
             add_region(sums, memx_split.blocks[i].region);
         }
     }
@@ -257,6 +267,10 @@ bool memx_split_figures_refresh(Error **errp)
                sums->zero_pages - figures.sums.zero_pages);
     before = g_memdup2(&figures.sums, sizeof(*before));
     figures.sums = *sums;
+    if (sums->n_servers < before->n_servers) {
+        /* One was left: their numbers are others.  Nothing was sent yet. */
+        memset(figures.servers, 0, sizeof(figures.servers));
+    }
     watch_servers(before, now);
     qatomic_set(&figures.sent_bytes, sums->sent_bytes);
     qatomic_set(&figures.pending_bytes, sums->pending_bytes);
@@ -345,6 +359,8 @@ void memx_split_query(MigrationInfo *migration)
     info->main_limit = sums->main_pages_max * PAGE;
     info->spilled = sums->spilled_pages * PAGE;
     info->fetched = sums->fetched_pages * PAGE;
+    info->moved = figures.moved;
+    info->to_move = figures.to_move;
     tail = &info->servers;
     for (i = 0; i < sums->n_servers; i++) {
         QAPI_LIST_APPEND(tail, server_info(i));
@@ -367,6 +383,11 @@ void memx_split_hmp_print(Monitor *mon, const MigrationInfo *migration)
     monitor_printf(mon, "split main host: %" PRIu64 " of %" PRIu64 " kbytes, "
                    "spilled %" PRIu64 " kbytes\n", info->main >> 10,
                    info->main_limit >> 10, info->spilled >> 10);
+    if (info->moved || info->to_move) {
+        monitor_printf(mon, "split servers: moved %" PRIu64 " kbytes from "
+                       "server to server, to move %" PRIu64 " kbytes\n",
+                       info->moved >> 10, info->to_move >> 10);
+    }
     monitor_printf(mon, "split servers: sent %" PRIu64 " kbytes, pending %"
                    PRIu64 " kbytes, left there %" PRIu64 " kbytes\n",
                    info->sent >> 10, info->pending >> 10, info->left >> 10);

@@ -10,7 +10,8 @@
  *   memx_split_setup()     the stream begins; under the BQL, must not wait
  *   memx_split_start()     the migration thread, without the BQL: waits until
  *                          the destination has accepted the stream's setup,
- *                          connects, warms up, and begins to send
+ *                          connects, moves remote memory to other servers,
+ *                          warms up, and begins to send
  *   memx_split_divert()    for each dirty page, in the migration thread
  *   memx_split_iterate()   again and again
  *   memx_split_finish()    the VM is stopped: the rest, and the offer
@@ -331,7 +332,7 @@ bool memx_split_start(Error **errp)
     }
     memx_split_set_phase(MEMX_SPLIT_PHASE_CONNECT);
     if (wait_accepted(&err) && wait_ended(&err) && connect_blocks(&err) &&
-        warm_up(&err) && begin_blocks(&err)) {
+        memx_split_move(&err) && warm_up(&err) && begin_blocks(&err)) {
         qatomic_set(&memx_split_active, true);
         memx_split_set_phase(MEMX_SPLIT_PHASE_TRANSFER);
         return true;

@@ -5,6 +5,7 @@
  *   memx-split-plan.c   source: what is split, and whether it can be
  *   memx-split.c        source: its life
  *   memx-passive.c      source: regions of ordinary RAM
+ *   memx-split-move.c   source: memx RAM gets other servers
  *   memx-split-stats.c  source: figures
  *   memx-warm-up.c      source: a history for memory that has none
  *   memx-stream.c       both: the section "memx" of the migration stream
@@ -50,6 +51,7 @@ typedef struct MemxPassive MemxPassive;
 typedef struct MemxSplitBlock {
     RAMBlock *rb;               /* its memory region is referenced from SETUP */
     bool passive;               /* the region is ours, for this migration */
+    bool moves;                 /* split-hosts are not the servers it has */
     uint64_t bytes;
     uint64_t main_bytes;        /* of these local at the destination */
     uint64_t chunk_bytes;
@@ -105,7 +107,11 @@ bool memx_passive_connect(MemxSplitBlock *block, Error **errp);
 void memx_passive_end(MemxSplitBlock *block);
 bool memx_passive_ending(void);         /* some that ended before */
 
+/* memx-split-move.c */
+bool memx_split_move(Error **errp);
+
 /* memx-split-stats.c */
+void memx_split_figures_moves(uint64_t moved, uint64_t to_move);
 void memx_split_figures_start(void);
 void memx_split_figures_phase(MemxSplitPhase phase);
 /* What is left, beside @stream bytes for the main stream, as QEMU compares it

@@ -77,8 +77,10 @@ bool split_is_running(QTestState *vm);
 /* memxctl status: waits until each space there is orphaned; how many. */
 unsigned split_wait_orphaned(const MemxServer *server);
 
-/* memx-split-tests.c, memx-split-failure-tests.c, memx-split-refusal-tests.c */
+/* memx-split-tests.c, memx-split-failure-tests.c, memx-split-refusal-tests.c,
+ * memx-split-hosts-tests.c */
 void memx_add_split_tests(void);
+void memx_add_split_hosts_tests(void);
 void memx_add_split_failure_tests(void);
 void memx_add_split_refusal_tests(void);
 

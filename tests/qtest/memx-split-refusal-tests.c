@@ -145,21 +145,6 @@ static void test_no_answer(const void *to)
     qtest_quit(vm);
 }
 
-/* Memory that has servers stays there. */
-static void test_other_hosts(void)
-{
-    MemxServer *server = memx_server_new("256M", "");
-    QTestState *vm = memx_vm(server, "128M", "32M", "", "");
-
-    migrate_set_capability(vm, "split-migration", true);
-    migrate_set_parameter_int(vm, "split-local-size", 32 * MIB);
-    migrate_set_parameter_str(vm, "split-hosts", "a:1");
-    memx_assert_error(vm, "differs from the servers",
-        "{ 'execute': 'migrate', 'arguments': { 'uri': 'tcp:127.0.0.1:1' } }");
-    qtest_quit(vm);
-    memx_server_free(server);
-}
-
 static void test_snapshot(void)
 {
     QTestState *vm = memx_plain_vm("-m 32M");
@@ -329,8 +314,6 @@ void memx_add_split_refusal_tests(void)
 
         qtest_add_data_func(path, &bad_migrations[i], test_bad_migration);
     }
-    qtest_add_func("/migration/split/bad/hosts/other-than-backend",
-                   test_other_hosts);
     qtest_add_data_func("/migration/split/refuse/file", "file:%s",
                         test_no_answer);
     qtest_add_data_func("/migration/split/refuse/exec", "exec:cat > %s",

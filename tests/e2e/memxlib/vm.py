@@ -134,6 +134,15 @@ class Vm:
         self.qmp.command("qom-set", path=f"/objects/{backend}",
                          property="local-size", value=size_bytes(size))
 
+    def set_servers(self, servers, backend="pc.ram"):
+        self.qmp.command("qom-set", path=f"/objects/{backend}",
+                         property="servers",
+                         value=[server.address for server in servers])
+
+    def servers(self, backend="pc.ram"):
+        return self.qmp.command("qom-get", path=f"/objects/{backend}",
+                                property="servers")
+
     def pause(self):
         self.qmp.command("stop")
 
