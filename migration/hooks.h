@@ -75,6 +75,10 @@ static inline int memx_split_save_page(RAMBlock *block, uint64_t offset)
     return memx_split_active ? memx_split_divert(block, offset) : 0;
 }
 
+/* An answer on the return path that is none of QEMU's own; false: nor is it
+ * ours. */
+bool memx_split_answer(QEMUFile *rp, unsigned type, unsigned bytes);
+
 /* What went to memory servers, and what has yet to. */
 uint64_t memx_split_sent_bytes(void);
 uint64_t memx_split_pending_bytes(void);
@@ -191,6 +195,12 @@ static inline bool memx_split_start(Error **errp)
 static inline int memx_split_save_page(RAMBlock *block, uint64_t offset)
 {
     return 0;
+}
+
+static inline bool memx_split_answer(QEMUFile *rp, unsigned type,
+                                     unsigned bytes)
+{
+    return false;
 }
 
 static inline uint64_t memx_split_sent_bytes(void)

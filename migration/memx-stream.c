@@ -14,6 +14,9 @@
  *   EOS     this part ends here.
  *   END     the last part ends here, after all records and all of RAM.
  *
+ * A destination that refuses any of it says why on the return path, before it
+ * closes that: u16 type, u16 bytes, and the text, as QEMU's own answers.
+ *
  * The handlers run after RAM's own, in each step, since they are registered
  * later: at END all memory has been sent.
  *
@@ -28,12 +31,15 @@
 #include "migration/register.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
+#include "qemu/lockable.h"
 #include "system/runstate.h"
 #include "hooks.h"
 #include "memx-split.h"
 
 #define VERSION 1
 #define BLOCKS_MAX 1024
+#define ANSWER_REFUSED 0x6d78   /* QEMU's own types are small numbers */
+#define ANSWER_MAX 1000
 
 enum { SETUP = 1, RECORD, EOS, END };
 
@@ -145,7 +151,39 @@ static void save_cleanup(void *opaque)
     memx_split_cleanup();
 }
 
+/* What the destination says beside QEMU's own answers. */
+bool memx_split_answer(QEMUFile *rp, unsigned type, unsigned bytes)
+{
+    g_autofree char *text = g_malloc0(bytes + 1);
+    g_autofree char *valid = NULL;
+    Error *err = NULL;
+
+    if (type != ANSWER_REFUSED || bytes > ANSWER_MAX) {
+        return false;
+    }
+    if (qemu_get_buffer(rp, (uint8_t *)text, bytes) == bytes) {
+        valid = g_utf8_make_valid(text, bytes);
+        error_setg(&err, "the destination refused: %s", valid);
+        failed(err);
+    }
+    return true;
+}
+
 /* --- destination ------------------------------------------------------- */
+
+static void tell_source(const char *why)
+{
+    MigrationIncomingState *mis = migration_incoming_get_current();
+    size_t bytes = MIN(strlen(why), ANSWER_MAX);
+
+    QEMU_LOCK_GUARD(&mis->rp_mutex);
+    if (mis->to_src_file) {
+        qemu_put_be16(mis->to_src_file, ANSWER_REFUSED);
+        qemu_put_be16(mis->to_src_file, bytes);
+        qemu_put_buffer(mis->to_src_file, (const uint8_t *)why, bytes);
+        qemu_fflush(mis->to_src_file);
+    }
+}
 
 static int load_setup(QEMUFile *f, void *opaque, Error **errp)
 {
@@ -241,6 +279,7 @@ static int load_state(QEMUFile *f, void *opaque, int version_id)
             ok = false;
         }
     }
+    tell_source(error_get_pretty(err));
     error_prepend(&err, "split-migration: ");
     return failed(err);
 }
