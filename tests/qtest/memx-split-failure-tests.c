@@ -438,7 +438,12 @@ static void both_ask(Split *s, const Cell *cell)
     split_wait_ended(s->from);
     split_wait_ended(s->to);
     refused(s->to, "unknown");
-    refused(s->from, "unknown");
+    if (cell->moment == BEFORE_COMMIT) {
+        refused(s->from, "unknown");
+    } else {                    /* perhaps it knew it before */
+        memx_assert_error(s->from, "the VM stays stopped",
+                          "{ 'execute': 'cont' }");
+    }
     heal(s, cell);
     if (cell->moment == BEFORE_COMMIT) {
         qtest_qmp_assert_success(s->from, "{ 'execute': 'cont' }");
