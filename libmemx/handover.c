@@ -125,9 +125,7 @@ static MemxVerdict ask(MemxRegion *r, uint16_t opcode, unsigned timeout_ms,
                                 : g_strerror(-status));
             return MEMX_VERDICT_UNKNOWN;
         }
-        control = g_new0(MemxControl, 1);
-        control->server = arbiter;
-        control->opcode = opcode;
+        control = memx_control_new(&r->server[arbiter], opcode);
         memcpy(control->body, r->session_id, MEMX_ID_BYTES);
         control->body_bytes = MEMX_ID_BYTES;
         status = memx_control_call(r, control, left_ms, &refused);

@@ -174,9 +174,7 @@ static bool close_space(MemxRegion *r, MemxServer *s)
     if (!up) {
         return false;
     }
-    control = g_new0(MemxControl, 1);
-    control->server = s->index;
-    control->opcode = MEMX_OP_CLOSE;
+    control = memx_control_new(s, MEMX_OP_CLOSE);
     return !memx_control_call(r, control, CLOSE_MS, &refused) && !refused;
 }
 

@@ -405,6 +405,9 @@ static void control_done(MemxRegion *r, MemxControl *control, int status,
     control->status = status;
     control->error = error;
     control->done = true;
+    if (control->opcode == MEMX_OP_OFFER && !status && !error) {
+        memx_out_offered_locked(r, control->server, control->body);
+    }
     if (control->abandoned) {
         g_free(control);
     }

@@ -350,43 +350,13 @@ void memx_pool_close(MemxRegion *r)
     r->n_servers = 0;
 }
 
-int memx_control_call(MemxRegion *r, MemxControl *control,
-                      unsigned timeout_ms, unsigned *error)
-{
-    int64_t deadline = g_get_monotonic_time() + timeout_ms * 1000ll;
-    int status = -ETIMEDOUT;
-
-    *error = 0;
-    g_mutex_lock(&r->lock);
-    control->next = r->control;
-    r->control = control;
-    memx_worker_ring(&r->store);
-    r->n_waiting++;
-    while (!control->done && !memx_stopping(r) &&
-           g_cond_wait_until(&r->changed, &r->lock, deadline)) {
-        ;
-    }
-    r->n_waiting--;
-    if (!control->done) {
-        control->abandoned = true;
-    } else {
-        status = control->status;
-        *error = control->error;
-        g_free(control);
-    }
-    g_mutex_unlock(&r->lock);
-    return status;
-}
-
 bool memx_pool_reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
                            GError **error)
 {
-    MemxControl *control = g_new0(MemxControl, 1);
+    MemxControl *control = memx_control_new(s, MEMX_OP_RESERVE);
     unsigned refused;
     int status;
 
-    control->server = s->index;
-    control->opcode = MEMX_OP_RESERVE;
     control->reserve_pages = pages;
     status = memx_control_call(r, control, RESERVE_MS, &refused);
     g_mutex_lock(&r->lock);

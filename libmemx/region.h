@@ -526,9 +526,15 @@ bool memx_moves(MemxRegion *r);
 void memx_move_answered(MemxRegion *r, MemxServer *s, MemxCall *call);
 void memx_moves_destroy(MemxRegion *r);
 
-/* Asks the store thread to do something with a server, and waits; @control is
- * its own from then on.  0, -errno, or -ETIMEDOUT (it may still be done);
- * *error: the server's refusal. */
+/* control.c: asks the store thread to do something with a server; @control is
+ * its own from then on.  Whoever starts one ends it, and may start others
+ * before.  0, -errno, or -ETIMEDOUT (it may still be done); *error: the
+ * server's refusal. */
+MemxControl *memx_control_new(const MemxServer *s, uint16_t opcode);
+void memx_control_start(MemxRegion *r, MemxControl *control);
+int memx_control_end(MemxRegion *r, MemxControl *control, int64_t deadline_us,
+                     unsigned *error);
+/* Both. */
 int memx_control_call(MemxRegion *r, MemxControl *control,
                       unsigned timeout_ms, unsigned *error);
 
@@ -564,6 +570,10 @@ int memx_out_push(MemxRegion *r);
 /* Store thread: a drain waits for a server that is full. */
 bool memx_out_needs_room(MemxRegion *r);
 void memx_out_answered(MemxRegion *r, MemxCall *call);
+/* A server took the offer, of the session at @offer, also if nobody waits for
+ * that any more. */
+void memx_out_offered_locked(MemxRegion *r, unsigned server,
+                             const uint8_t *offer);
 /* The destination is to have these pages from their server. */
 uint64_t memx_out_handed_locked(MemxRegion *r, uint64_t group);
 /* What servers had of the pages isn't there any more. */

@@ -308,35 +308,70 @@ int memx_split_drain(MemxRegion *r, unsigned timeout_ms, GError **error)
     return !memx_split_check(r, error) ? -1 : drained;
 }
 
-/* 1, 0: ask again, -1 */
-static int offer_one(MemxRegion *r, MemxServer *s, unsigned timeout_ms,
-                     GError **error)
+static MemxControl *offer_start(MemxRegion *r, const MemxServer *s)
 {
-    MemxControl *control = g_new0(MemxControl, 1);
+    MemxControl *control = memx_control_new(s, MEMX_OP_OFFER);
     MemxOffer offer;
-    unsigned refused;
 
     memcpy(offer.session, r->session_id, sizeof(offer.session));
     memcpy(offer.heir, r->heir_id, sizeof(offer.heir));
-    control->server = s->index;
-    control->opcode = MEMX_OP_OFFER;
     memx_offer_encode(control->body, &offer);
     control->body_bytes = MEMX_OFFER_BYTES;
-    if (memx_control_call(r, control, timeout_ms, &refused)) {
-        return 0;
+    memx_control_start(r, control);
+    return control;
+}
+
+void memx_out_offered_locked(MemxRegion *r, unsigned server,
+                             const uint8_t *offer)
+{
+    if (r->out && !memcmp(offer, r->session_id, sizeof(r->session_id))) {
+        r->out->server[server].offered = true;
     }
-    if (refused) {
-        g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
-                    "memory server %s does not hand its pages over: %s",
-                    s->peer->address, memx_error_name(refused));
-        return -1;
+}
+
+static bool is_offered(MemxRegion *r, unsigned i)
+{
+    bool is;
+
+    g_mutex_lock(&r->lock);
+    is = !r->out || r->out->server[i].offered || r->server[i].released;
+    g_mutex_unlock(&r->lock);
+    return is;
+}
+
+/* Offers to all that have not taken it yet, at the same time.  1: they have;
+ * 0: ask again; -1: one of them refused. */
+static int offer_round(MemxRegion *r, int64_t end, GError **error)
+{
+    MemxControl *control[MEMX_SERVERS_MAX] = { NULL };
+    int result = 1;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (!is_offered(r, i)) {
+            control[i] = offer_start(r, &r->server[i]);
+        }
     }
-    return 1;
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        unsigned refused = 0;
+
+        if (control[i]) {
+            memx_control_end(r, control[i], end, &refused);
+        }
+        if (refused && result >= 0) {
+            g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
+                        "memory server %s does not hand its pages over: %s",
+                        r->server[i].peer->address, memx_error_name(refused));
+            result = -1;
+        }
+        result = MIN(result, is_offered(r, i));
+    }
+    return result;
 }
 
 int memx_split_offer(MemxRegion *r, unsigned timeout_ms, GError **error)
 {
     int64_t end = g_get_monotonic_time() + timeout_ms * 1000ll;
+    int done;
 
     if (!memx_split_check(r, error)) {
         return -1;
@@ -344,20 +379,14 @@ int memx_split_offer(MemxRegion *r, unsigned timeout_ms, GError **error)
     g_mutex_lock(&r->lock);
     r->side = MEMX_SIDE_OFFERED;
     g_mutex_unlock(&r->lock);
-    for (unsigned i = 0; i < r->n_servers; i++) {
-        while (!r->server[i].released) {
-            int64_t left_ms = (end - g_get_monotonic_time()) / 1000;
-            int done = left_ms <= 0 ? 0
-                       : offer_one(r, &r->server[i], left_ms, error);
-
-            if (done > 0) {
-                break;
-            }
-            if (done < 0 || left_ms <= 0) {
-                return done;
-            }
-            g_usleep(RETRY_MS * 1000);
+    while (!(done = offer_round(r, end, error))) {
+        if (g_get_monotonic_time() > end) {
+            return 0;
         }
+        g_usleep(RETRY_MS * 1000);
+    }
+    if (done < 0) {
+        return done;
     }
     /* A server that lost what it was sent may be the one that said yes. */
     return memx_split_check(r, error) ? 1 : -1;

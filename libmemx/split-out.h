@@ -51,6 +51,7 @@ typedef struct MemxOutServer {
     uint64_t pushed_pages;      /* in flight */
     uint64_t sent_pages;        /* answered */
     uint64_t planned_pages;     /* of chunks that go there */
+    bool offered;               /* it took the offer */
 } MemxOutServer;
 
 struct MemxSplitOut {
