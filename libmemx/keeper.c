@@ -266,6 +266,21 @@ static void lower(MemxRegion *r)
     }
 }
 
+/* All of it is to be here: nothing need be reserved there.  Who arrived by a
+ * split migration has what its source reserved. */
+static void give_back(MemxRegion *r, MemxServer *s)
+{
+    bool give;
+
+    g_mutex_lock(&r->lock);
+    give = r->home && s->reserved_pages && memx_server_in_use(s) &&
+           s->health == MEMX_SERVER_UP && s->lane[MEMX_LANE_ORDERED].up;
+    g_mutex_unlock(&r->lock);
+    if (give) {
+        memx_pool_reserve_one(r, s, 0, NULL);
+    }
+}
+
 static void look_after(MemxRegion *r, MemxServer *s)
 {
     bool out, stay, empty;
@@ -307,6 +322,7 @@ void *memx_keeper_thread(void *opaque)
         g_mutex_unlock(&r->lock);
         for (unsigned i = 0; settled && i < r->n_servers; i++) {
             look_after(r, &r->server[i]);
+            give_back(r, &r->server[i]);
         }
         if (settled) {
             lower(r);
