@@ -29,7 +29,8 @@ static bool age_begin(void *opaque, bool *pressure)
     /* If faults alone tell, and there was none, then nothing was learnt: what
      * was hot stays so. */
     yes = (r->tracked || faults != r->faults_at_age) &&
-          r->side != MEMX_SIDE_FENCED;
+          r->side != MEMX_SIDE_FENCED && !(r->tracked &&
+                                           (r->out || r->tracking_paused));
     r->faults_at_age = faults;
     r->evicted_at_age = r->count.evicted;
     r->entered = 0;
@@ -243,6 +244,13 @@ bool memx_region_set_tracking(MemxRegion *r, unsigned period_ms,
         memx_ager_set(r->ager, period_ms, cpu_percent);
     }
     return true;
+}
+
+void memx_region_pause_tracking(MemxRegion *r, bool pause)
+{
+    g_mutex_lock(&r->lock);
+    r->tracking_paused = pause;
+    g_mutex_unlock(&r->lock);
 }
 
 void memx_region_touched(MemxRegion *r, const uint64_t *chunks)

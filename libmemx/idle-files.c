@@ -7,12 +7,13 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-#include "memx.h"
+#include "tracker.h"
 
 #define WAIT_MS 5000
 #define FILES 3
@@ -101,6 +102,20 @@ bool memx_idle_files_receive(const char *path, MemxIdleFiles *files,
     }
     close(fd);
     return ok;
+}
+
+static int duplicate(int fd)
+{
+    return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
+MemxIdleFiles memx_idle_files_dup(const MemxIdleFiles *files)
+{
+    return (MemxIdleFiles) {
+        .pagemap_fd = duplicate(files->pagemap_fd),
+        .bitmap_fd = duplicate(files->bitmap_fd),
+        .kpageflags_fd = duplicate(files->kpageflags_fd),
+    };
 }
 
 void memx_idle_files_close(MemxIdleFiles *files)

@@ -190,6 +190,10 @@ MEMX_API int memx_region_discard(MemxRegion *region, uint64_t offset,
  * MemxTrackerOptions, while it runs. */
 MEMX_API bool memx_region_set_tracking(MemxRegion *region, unsigned period_ms,
                                        unsigned cpu_percent, GError **error);
+/* While @pause nothing is looked at, and the history stays as it is: for the
+ * time of a migration, whose dirty log would take reads of memory that rwp
+ * watches for writes.  A split does so by itself. */
+MEMX_API void memx_region_pause_tracking(MemxRegion *region, bool pause);
 
 #define MEMX_LATENCY_BUCKETS 24
 #define MEMX_SERVERS_MAX 16
@@ -413,6 +417,8 @@ MEMX_API void memx_tracker_stats(MemxTracker *tracker, MemxTrackerStats *stats);
 /* As memx_region_set_tracking(). */
 MEMX_API bool memx_tracker_set(MemxTracker *tracker, unsigned period_ms,
                                unsigned cpu_percent, GError **error);
+/* As memx_region_pause_tracking(). */
+MEMX_API void memx_tracker_pause(MemxTracker *tracker, bool pause);
 /* The history of a range, a byte per chunk: as many as there are, n_chunks at
  * most; returns how many. */
 MEMX_API uint32_t memx_tracker_history(MemxTracker *tracker, unsigned range,

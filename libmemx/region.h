@@ -249,6 +249,7 @@ struct MemxRegion {
     MemxRange range;        /* base and size, for the tracker */
     MemxAger *ager;         /* NULL: passive */
     bool tracked;           /* by more than faults */
+    bool tracking_paused;
     int uffd;
     bool rwp;               /* registered for it */
     int pagemap_fd;

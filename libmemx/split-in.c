@@ -24,10 +24,12 @@
 #include "page-scan.h"
 #include "region.h"
 #include "split-record.h"
+#include "tracker.h"
 
 struct MemxArrival {
     MemxOptions o;
     GBytes *key;
+    MemxIdleFiles idle;
     MemxSplitBegin begin;
     bool begun, ended;
     MemxSplitEnd end;
@@ -73,6 +75,10 @@ MemxArrival *memx_arrival_new(const MemxOptions *o, GError **error)
     a->o.region_name = g_strdup(o->region_name);
     a->key = o->key ? g_bytes_new(o->key, o->key_bytes) : NULL;
     a->o.key = NULL;
+    if (o->tracker.idle) {
+        a->idle = memx_idle_files_dup(o->tracker.idle);
+        a->o.tracker.idle = &a->idle;
+    }
     return a;
 }
 
@@ -82,6 +88,9 @@ void memx_arrival_free(MemxArrival *a)
         g_free((char *)a->o.vm_name);
         g_free((char *)a->o.region_name);
         g_clear_pointer(&a->key, g_bytes_unref);
+        if (a->o.tracker.idle) {
+            memx_idle_files_close(&a->idle);
+        }
         g_free(a->remote);
         g_free(a->main);
         g_free(a->server);

@@ -77,11 +77,6 @@ static void idle_close(void *opaque)
     g_free(t);
 }
 
-static int duplicate(int fd)
-{
-    return fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
-}
-
 static bool open_one(int *fd, const char *path, int flags, GError **error)
 {
     *fd = open(path, flags | O_CLOEXEC);
@@ -106,9 +101,7 @@ static bool open_files(Idle *t, const MemxWatch *watch, GError **error)
                open_one(&t->file.pagemap_fd, "/proc/self/pagemap", O_RDONLY,
                         error);
     }
-    t->file.pagemap_fd = duplicate(given->pagemap_fd);
-    t->file.bitmap_fd = duplicate(given->bitmap_fd);
-    t->file.kpageflags_fd = duplicate(given->kpageflags_fd);
+    t->file = memx_idle_files_dup(given);
     if (t->file.pagemap_fd < 0 || t->file.bitmap_fd < 0 ||
         t->file.kpageflags_fd < 0) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,

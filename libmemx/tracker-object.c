@@ -14,6 +14,7 @@ struct MemxTracker {
     unsigned groups_per_chunk;
     uint32_t *n_chunks;     /* of each range */
     MemxAger *ager;
+    int paused;             /* atomic */
 
     GMutex lock;
     uint8_t **value;        /* protected by the lock */
@@ -21,8 +22,10 @@ struct MemxTracker {
 
 static bool object_begin(void *opaque, bool *pressure)
 {
+    MemxTracker *t = opaque;
+
     *pressure = false;
-    return true;
+    return !g_atomic_int_get(&t->paused);
 }
 
 static bool object_want(void *opaque, MemxSlice *slice)
@@ -186,6 +189,11 @@ bool memx_tracker_set(MemxTracker *t, unsigned period_ms,
     }
     memx_ager_set(t->ager, period_ms, cpu_percent);
     return true;
+}
+
+void memx_tracker_pause(MemxTracker *t, bool pause)
+{
+    g_atomic_int_set(&t->paused, pause);
 }
 
 uint32_t memx_tracker_history(MemxTracker *t, unsigned range, uint8_t *value,

@@ -66,6 +66,9 @@ extern const MemxTrackerOps memx_tracker_rwp;
 extern const MemxTrackerOps memx_tracker_idle;
 extern const MemxTrackerOps memx_tracker_sample;
 
+/* idle-files.c; -1 for those that can't be duplicated, with errno. */
+MemxIdleFiles memx_idle_files_dup(const MemxIdleFiles *files);
+
 /* tracker.c */
 
 /*

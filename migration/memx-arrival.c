@@ -156,20 +156,21 @@ bool memx_arrival_block(const char *name, uint64_t bytes, uint64_t main_bytes,
                         uint64_t chunk_bytes, Error **errp)
 {
     MemxBackend *b = find_backend(name, bytes, main_bytes, errp);
-    g_autofree uint8_t *key = NULL;
     g_autoptr(GError) gerr = NULL;
+    MemxIdleFiles files;
     MemxOptions options;
     MemxArrival *a;
 
-    if (!b || !memx_backend_options(b, &options, &key, errp)) {
+    if (b && memx_arrival_has(b)) {
+        error_setg(errp, "the stream names '%s' twice", name);
         return false;
     }
-    if (memx_arrival_has(b)) {
-        error_setg(errp, "the stream names '%s' twice", name);
+    if (!b || !memx_backend_options(b, &options, &files, errp)) {
         return false;
     }
     options.chunk_bytes = chunk_bytes;
     a = memx_arrival_new(&options, &gerr);
+    memx_backend_options_free(&options, &files);
     if (!a) {
         error_setg(errp, "memory-backend-memx '%s': %s", b->id,
                    gerr->message);

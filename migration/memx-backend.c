@@ -163,19 +163,24 @@ static void memx_backend_warn_of_swap(const MemxBackend *b)
     }
 }
 
-/* All but the servers.  @key is the caller's to free, when it is done. */
-bool memx_backend_options(MemxBackend *b, MemxOptions *options, uint8_t **key,
-                          Error **errp)
+bool memx_backend_options(MemxBackend *b, MemxOptions *options,
+                          MemxIdleFiles *files, Error **errp)
 {
+    uint8_t *key = NULL;
+
     *options = MEMX_OPTIONS_INIT;
-    if (!memx_backend_get_key(b, key, &options->key_bytes, errp)) {
+    if (!memx_tracking_options(&b->tracking, &options->tracker, files, errp)) {
+        return false;
+    }
+    if (!memx_backend_get_key(b, &key, &options->key_bytes, errp)) {
+        memx_idle_files_close(files);
         return false;
     }
     options->base = b->host;
     options->size_bytes = memory_region_size(&MEMORY_BACKEND(b)->mr);
     options->local_bytes = b->local_bytes;
     options->chunk_bytes = b->chunk_bytes;
-    options->key = *key;
+    options->key = key;
     options->keep_copies = b->keep_copies == ON_OFF_AUTO_ON ?
                            MEMX_KEEP_COPIES_ON :
                            b->keep_copies == ON_OFF_AUTO_OFF ?
@@ -187,6 +192,12 @@ bool memx_backend_options(MemxBackend *b, MemxOptions *options, uint8_t **key,
     options->event = memx_backend_event;
     options->opaque = b;
     return true;
+}
+
+void memx_backend_options_free(MemxOptions *options, MemxIdleFiles *files)
+{
+    g_free((void *)options->key);
+    memx_idle_files_close(files);
 }
 
 /* The region is there, and its memory in use. */
@@ -207,14 +218,14 @@ void memx_backend_adopt(MemxBackend *b, MemxRegion *region)
 
 static MemxRegion *memx_backend_connect(MemxBackend *b, Error **errp)
 {
-    g_autofree uint8_t *key = NULL;
     g_autoptr(GPtrArray) servers = g_ptr_array_new();
     g_autoptr(GError) gerr = NULL;
+    MemxIdleFiles files;
     MemxOptions options;
     MemxRegion *region;
     strList *s;
 
-    if (!memx_backend_options(b, &options, &key, errp)) {
+    if (!memx_backend_options(b, &options, &files, errp)) {
         return NULL;
     }
     for (s = b->servers; s; s = s->next) {
@@ -223,6 +234,7 @@ static MemxRegion *memx_backend_connect(MemxBackend *b, Error **errp)
     g_ptr_array_add(servers, NULL);
     options.servers = (const char *const *)servers->pdata;
     region = memx_region_new(&options, &gerr);
+    memx_backend_options_free(&options, &files);
     if (!region) {
         error_setg(errp, "%s", gerr->message);
     }
@@ -456,6 +468,31 @@ static void memx_backend_set_key_secret(Object *obj, const char *value,
     }
 }
 
+static bool memx_backend_has_started(Object *obj)
+{
+    return MEMORY_BACKEND_MEMX(obj)->host;
+}
+
+static bool memx_backend_change_tracking(Object *obj, uint32_t period_ms,
+                                         uint32_t cpu_percent, Error **errp)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+    g_autoptr(GError) gerr = NULL;
+
+    if (b->region && !memx_region_set_tracking(b->region, period_ms,
+                                               cpu_percent, &gerr)) {
+        error_setg(errp, "memory-backend-memx '%s': %s", b->id, gerr->message);
+        return false;
+    }
+    return true;
+}
+
+static const MemxTrackingOwner memx_backend_tracking = {
+    .offset = offsetof(MemxBackend, tracking),
+    .started = memx_backend_has_started,
+    .change = memx_backend_change_tracking,
+};
+
 static void memx_backend_class_properties(ObjectClass *oc)
 {
     object_class_property_add(oc, "local-size", "size",
@@ -491,6 +528,7 @@ static void memx_backend_class_properties(ObjectClass *oc)
                                   memx_backend_set_key_secret);
     object_class_property_set_description(oc, "key-secret",
         "Id of a secret object with the servers' key");
+    memx_tracking_add_properties(oc, &memx_backend_tracking);
 }
 
 /* --- the object -------------------------------------------------------- */
@@ -518,6 +556,7 @@ static void memx_backend_instance_init(Object *obj)
     b->chunk_bytes = defaults.chunk_bytes;
     b->server_timeout_s = defaults.server_timeout_ms / 1000;
     b->keep_copies = ON_OFF_AUTO_AUTO;
+    memx_tracking_init(&b->tracking);
 }
 
 static void memx_backend_instance_finalize(Object *obj)
@@ -527,6 +566,7 @@ static void memx_backend_instance_finalize(Object *obj)
     assert(!b->region);
     qapi_free_strList(b->servers);
     g_free(b->key_secret);
+    memx_tracking_finalize(&b->tracking);
     g_free(b->id);
 }
 
@@ -554,6 +594,7 @@ static void memx_machine_done(Notifier *n, void *unused)
 {
     memx_backend_first();
     memx_stream_init();
+    memx_tracking_watch_migration();
 }
 
 static Notifier memx_machine_done_notifier = { .notify = memx_machine_done };

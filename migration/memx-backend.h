@@ -14,6 +14,7 @@
 #include "qemu/thread.h"
 #include "qom/object.h"
 #include "system/hostmem.h"
+#include "memx-tracking.h"
 
 #define TYPE_MEMORY_BACKEND_MEMX "memory-backend-memx"
 
@@ -29,6 +30,7 @@ struct MemxBackend {
     OnOffAuto keep_copies;
     uint32_t server_timeout_s;
     char *key_secret;
+    MemxTracking tracking;
 
     /* From complete() until the RAM block goes; changed under the BQL. */
     char *id;
@@ -44,8 +46,11 @@ struct MemxBackend {
 };
 
 /* memx-backend.c */
+/* All but the servers.  To be freed with memx_backend_options_free(), when the
+ * engine has them. */
 bool memx_backend_options(MemxBackend *backend, MemxOptions *options,
-                          uint8_t **key, Error **errp);
+                          MemxIdleFiles *files, Error **errp);
+void memx_backend_options_free(MemxOptions *options, MemxIdleFiles *files);
 void memx_backend_adopt(MemxBackend *backend, MemxRegion *region);
 void memx_backend_open_bql(MemxBackend *backend);
 void memx_backend_close_bql(MemxBackend *backend);

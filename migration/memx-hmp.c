@@ -86,6 +86,28 @@ static void print_latency(Monitor *mon, const MemxLatencyInfo *latency)
     }
 }
 
+static void print_tracking(Monitor *mon, const MemxTrackingInfo *t)
+{
+    const MemxWorkingSetList *l;
+
+    monitor_printf(mon, "  tracker         %s (%s)\n", t->tracker, t->reason);
+    if (!t->periods) {
+        return;
+    }
+    monitor_printf(mon, "  period          %u ms%s, %.2f%% of a CPU of %u%%; "
+                   "%u of %u chunks touched, %" PRIu64 " extra faults\n",
+                   t->period, t->adapts ? ", adapts" : "", t->cpu / 1e4,
+                   t->cpu_limit, t->touched_chunks, t->looked_chunks,
+                   t->extra_faults_period);
+    monitor_printf(mon, "  working set    ");
+    for (l = t->working_sets; l; l = l->next) {
+        g_autofree char *bytes = size_to_str(l->value->bytes);
+
+        monitor_printf(mon, " %u%%: %s%s", l->value->share / 10, bytes,
+                       l->next ? "," : "\n");
+    }
+}
+
 static void print_backend(Monitor *mon, const MemxInfo *info)
 {
     monitor_printf(mon, "%s:%s\n", info->id,
@@ -97,11 +119,11 @@ static void print_backend(Monitor *mon, const MemxInfo *info)
     print_bytes(mon, "remote", info->remote);
     print_bytes(mon, "never written", info->never_written);
     print_bytes(mon, "chunk-size", info->chunk_size);
-    monitor_printf(mon, "  fill %s, history from %s%s\n", info->fill,
-                   info->tracker,
+    monitor_printf(mon, "  fill %s%s\n", info->fill,
                    info->host_swap ? "; WARNING: the host swaps" : "");
     print_faults(mon, info->faults, info->paging);
     print_latency(mon, info->fetch_latency);
+    print_tracking(mon, info->tracking);
     print_servers(mon, info->servers);
     print_moves(mon, info->servers);
 }
@@ -109,6 +131,9 @@ static void print_backend(Monitor *mon, const MemxInfo *info)
 static void hmp_info_memx(Monitor *mon, const QDict *qdict)
 {
     g_autoptr(MemxInfoList) list = qmp_query_memx(&error_abort);
+    g_autoptr(MemxTrackedMemoryList) tracked =
+        qmp_query_memx_tracker(&error_abort);
+    MemxTrackedMemoryList *t;
     MemxInfoList *l;
 
     if (!list) {
@@ -116,6 +141,10 @@ static void hmp_info_memx(Monitor *mon, const QDict *qdict)
     }
     for (l = list; l; l = l->next) {
         print_backend(mon, l->value);
+    }
+    for (t = tracked; t; t = t->next) {
+        monitor_printf(mon, "%s, watched by memx-tracker:\n", t->value->id);
+        print_tracking(mon, t->value->tracking);
     }
 }
 

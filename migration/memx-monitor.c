@@ -13,6 +13,7 @@
 #include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "memx-backend.h"
+#include "memx-tracking.h"
 
 /* Lists of states that both sides have. */
 QEMU_BUILD_BUG_ON((int)MEMX_SERVER_STATE_UP != MEMX_SERVER_UP);
@@ -66,6 +67,8 @@ static MemxPagingInfo *memx_paging_info(const MemxStats *s)
 
     info->prefetched = s->prefetched_pages;
     info->prefetch_wasted = s->prefetch_wasted_pages;
+    info->prefetch_judged = s->prefetch_judged_pages;
+    info->prefetch_untouched = s->prefetch_untouched_pages;
     info->evicted = s->evicted_pages;
     info->evicted_unchanged = s->evicted_unchanged_pages;
     info->evicted_zero = s->evicted_zero_pages;
@@ -111,6 +114,7 @@ static MemxInfo *memx_backend_info(const MemxBackend *b, const MemxStats *s)
     info->fetch_latency = memx_latency_info(s);
     info->fill = g_strdup(s->fill);
     info->tracker = g_strdup(s->tracker);
+    info->tracking = memx_tracking_info(&s->tracking);
     info->host_swap = s->host_swap;
     for (i = 0; i < s->n_servers; i++) {
         if (s->servers[i].state != MEMX_SERVER_RELEASED) {

@@ -47,6 +47,7 @@
 #include "hooks.h"
 #include "memx-backend.h"
 #include "memx-split.h"
+#include "memx-tracking.h"
 
 #define PERIODS_PER_S 4         /* of the warm-up */
 #define SWITCHOVER_MS 10000     /* to send the rest, with the VM stopped */
@@ -236,7 +237,7 @@ static bool connect_blocks(Error **errp)
     return true;
 }
 
-/* One period of all passive regions; the first one is for forgetting. */
+/* One period of those that need it; the first one is for forgetting. */
 static void warm_up_period(bool first)
 {
     unsigned i;
@@ -248,7 +249,7 @@ static void warm_up_period(bool first)
         g_autofree uint64_t *chunks = g_new0(uint64_t,
                                              DIV_ROUND_UP(n_chunks, 64));
 
-        if (block->passive) {
+        if (block->warm_up) {
             memx_warm_up_period(block, chunks);
             if (!first) {
                 memx_region_touched(block->region, chunks);
@@ -258,16 +259,30 @@ static void warm_up_period(bool first)
     bql_unlock();
 }
 
+/* Ordinary memory that no memx-tracker knows.  True if there is any. */
+static bool need_warm_up(void)
+{
+    bool any = false;
+    unsigned i;
+
+    bql_lock();
+    for (i = 0; i < memx_split.n_blocks; i++) {
+        MemxSplitBlock *block = &memx_split.blocks[i];
+
+        block->warm_up = block->passive &&
+            !memx_tracker_give_history(block->rb->host, block->region);
+        any |= block->warm_up;
+    }
+    bql_unlock();
+    return any;
+}
+
 static bool warm_up(Error **errp)
 {
     int64_t next = g_get_monotonic_time();
     unsigned i, n = memx_split.warm_up_s * PERIODS_PER_S;
-    bool passive = false;
 
-    for (i = 0; i < memx_split.n_blocks; i++) {
-        passive |= memx_split.blocks[i].passive;
-    }
-    if (!passive || !n) {
+    if (!need_warm_up() || !n) {
         return true;
     }
     memx_split_set_phase(MEMX_SPLIT_PHASE_WARM_UP);

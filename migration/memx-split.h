@@ -57,6 +57,7 @@ typedef struct MemxSplitBlock {
     uint64_t chunk_bytes;
     MemxRegion *region;         /* passive ones: from memx_split_start() on */
     MemxPassive *passive_region;
+    bool warm_up;               /* nothing is known of what is touched */
     bool begun;                 /* memx_split_begin() succeeded */
 } MemxSplitBlock;
 

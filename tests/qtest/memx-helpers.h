@@ -86,9 +86,11 @@ void memx_verify(QTestState *vm, uint64_t from, uint64_t to, unsigned seed);
         }                                                                   \
     } while (0)
 
-/* memx-memory-tests.c, memx-failure-tests.c, memx-servers-tests.c */
+/* memx-memory-tests.c, memx-failure-tests.c, memx-servers-tests.c,
+ * memx-tracking-tests.c */
 void memx_add_memory_tests(void);
 void memx_add_servers_tests(void);
 void memx_add_failure_tests(void);
+void memx_add_tracking_tests(void);
 
 #endif

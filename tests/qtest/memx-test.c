@@ -433,6 +433,7 @@ int main(int argc, char **argv)
     memx_add_memory_tests();
     memx_add_servers_tests();
     memx_add_failure_tests();
+    memx_add_tracking_tests();
     memx_add_split_tests();
     memx_add_split_failure_tests();
     memx_add_split_refusal_tests();

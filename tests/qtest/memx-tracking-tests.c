@@ -1,0 +1,345 @@
+/*
+ * Tracking of accesses: the options of memory-backend-memx, and memx-tracker
+ * for ordinary memory.  What the trackers themselves see is tested in libmemx
+ * and in the lab; `sample` works on every kernel, so it stands for all here.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "migration/migration-qmp.h"
+#include "migration/migration-util.h"
+#include "qobject/qnum.h"
+#include "memx-helpers.h"
+#include "memx-split-helpers.h"
+
+#define MIB (1024ull * 1024)
+#define SAMPLE ",tracker=sample,tracker-period=100,tracker-cpu=50"
+
+static void set_property(QTestState *vm, const char *path, const char *name,
+                         int64_t value)
+{
+    qtest_qmp_assert_success(vm,
+        "{ 'execute': 'qom-set', 'arguments': { 'path': %s, 'property': %s,"
+        "  'value': %" PRId64 " } }", path, name, value);
+}
+
+/* query-memx-tracker's entry; NULL: there is none. */
+static QDict *query_tracked(QTestState *vm, const char *id)
+{
+    QDict *response = qtest_qmp(vm, "{ 'execute': 'query-memx-tracker' }");
+    QDict *found = NULL;
+    const QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(response, "return"), e) {
+        QDict *memory = qobject_to(QDict, qlist_entry_obj(e));
+
+        if (g_str_equal(qdict_get_str(memory, "id"), id)) {
+            found = qobject_ref(qdict_get_qdict(memory, "tracking"));
+        }
+    }
+    qobject_unref(response);
+    return found;
+}
+
+static bool is_tracked(QTestState *vm, const char *id)
+{
+    QDict *tracking = query_tracked(vm, id);
+    bool is = tracking;
+
+    qobject_unref(tracking);
+    return is;
+}
+
+static uint64_t tracked_number(QTestState *vm, const char *id,
+                               const char *name)
+{
+    QDict *tracking = query_tracked(vm, id);
+    uint64_t value = qdict_get_int(tracking, name);
+
+    qobject_unref(tracking);
+    return value;
+}
+
+/* The chunks that the histogram counts, of histories from @first on. */
+static uint64_t chunks_from(QDict *tracking, unsigned first)
+{
+    uint64_t n = 0;
+    const QListEntry *e;
+    unsigned i = 0;
+
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(tracking, "histogram"), e) {
+        n += i++ >= first ? qnum_get_uint(qobject_to(QNum,
+                                          qlist_entry_obj(e))) : 0;
+    }
+    g_assert_cmpuint(i, ==, 256);
+    return n;
+}
+
+/* What is touched is told from what is not, and periods end. */
+static void test_sample(void)
+{
+    MemxServer *server = memx_server_new("96M", "");
+    QTestState *vm = memx_vm(server, "64M", "48M", SAMPLE, "");
+    QDict *info, *tracking;
+    bool told = false;
+
+    memx_fill(vm, 0, 32 * MIB, 1);
+    memx_wait_number(vm, "pc.ram", "tracking.periods", 3, UINT64_MAX);
+    memx_wait_until(({
+        memx_fill(vm, 0, 1 * MIB, 1);
+        info = memx_query(vm, "pc.ram");
+        tracking = qdict_get_qdict(info, "tracking");
+        g_assert_cmpuint(chunks_from(tracking, 0), >=, 32);
+        told = chunks_from(tracking, 128) && chunks_from(tracking, 128) < 32;
+        g_assert_cmpstr(qdict_get_str(tracking, "tracker"), ==, "sample");
+        g_assert_cmpstr(qdict_get_str(info, "tracker"), ==, "sample");
+        qobject_unref(info);
+        told;
+    }));
+    memx_verify(vm, 0, 32 * MIB, 1);
+    qtest_quit(vm);
+    memx_server_free(server);
+}
+
+/* There is always one, and it says why. */
+static void test_auto(void)
+{
+    MemxServer *server = memx_server_new("96M", "");
+    QTestState *vm = memx_vm(server, "64M", "48M", "", "");
+    QDict *info = memx_query(vm, "pc.ram");
+    QDict *tracking = qdict_get_qdict(info, "tracking");
+
+    g_test_message("%s: %s", qdict_get_str(tracking, "tracker"),
+                   qdict_get_str(tracking, "reason"));
+    g_assert_cmpstr(qdict_get_str(tracking, "reason"), !=, "");
+    g_assert_true(qdict_get_bool(tracking, "adapts"));
+    g_assert_cmpint(qdict_get_int(tracking, "cpu-limit"), ==, 2);
+    qobject_unref(info);
+    qtest_quit(vm);
+    memx_server_free(server);
+}
+
+static void test_off(void)
+{
+    MemxServer *server = memx_server_new("96M", "");
+    QTestState *vm = memx_vm(server, "64M", "48M", ",tracker=off", "");
+    QDict *info = memx_query(vm, "pc.ram");
+
+    g_assert_cmpstr(qdict_get_str(info, "tracker"), ==, "off");
+    qobject_unref(info);
+    qtest_quit(vm);
+    memx_server_free(server);
+}
+
+static void test_change(void)
+{
+    const char *path = "/objects/pc.ram";
+    MemxServer *server = memx_server_new("96M", "");
+    QTestState *vm = memx_vm(server, "64M", "48M", SAMPLE, "");
+
+    set_property(vm, path, "tracker-period", 5000);
+    set_property(vm, path, "tracker-cpu", 7);
+    memx_wait_number(vm, "pc.ram", "tracking.period", 5000, 5000);
+    memx_wait_number(vm, "pc.ram", "tracking.cpu-limit", 7, 7);
+    memx_assert_error(vm, "100 to 3600000",
+        "{ 'execute': 'qom-set', 'arguments': { 'path': %s,"
+        "  'property': 'tracker-period', 'value': 99 } }", path);
+    memx_assert_error(vm, "1 to 1600",
+        "{ 'execute': 'qom-set', 'arguments': { 'path': %s,"
+        "  'property': 'tracker-cpu', 'value': 0 } }", path);
+    memx_assert_error(vm, "can't be changed any more",
+        "{ 'execute': 'qom-set', 'arguments': { 'path': %s,"
+        "  'property': 'tracker', 'value': 'off' } }", path);
+    memx_assert_error(vm, "can't be changed any more",
+        "{ 'execute': 'qom-set', 'arguments': { 'path': %s,"
+        "  'property': 'idle-socket', 'value': 'x' } }", path);
+    qtest_quit(vm);
+    memx_server_free(server);
+}
+
+/* A helper that isn't there: refused, or with tracker=auto warned of. */
+static void test_idle_socket(void)
+{
+    MemxServer *server = memx_server_new("96M", "");
+    g_autofree char *path = memx_tmp_path("idle");
+    g_autofree char *options = g_strdup_printf(",idle-socket=%s", path);
+    QTestState *vm = memx_vm(server, "64M", "48M", options, "");
+
+    memx_assert_error(vm, path,
+        "{ 'execute': 'object-add', 'arguments': { 'id': 'm0',"
+        "  'qom-type': 'memory-backend-memx', 'size': 33554432,"
+        "  'local-size': 16777216, 'servers': [ %s ], 'tracker': 'idle',"
+        "  'idle-socket': %s } }", server->address, path);
+    qtest_quit(vm);
+    memx_server_free(server);
+}
+
+/* --- memx-tracker ------------------------------------------------------ */
+
+/* A kind that this host has for ordinary memory; NULL, and the test is
+ * skipped. */
+static const char *ordinary_kind(void)
+{
+    static const char *const kinds[] = { "sample", "rwp", "idle" };
+    static const char *kind;
+    static bool known;
+    QTestState *vm;
+    unsigned i;
+
+    if (!known) {
+        vm = memx_plain_vm("-m 64M");
+        for (i = 0; i < G_N_ELEMENTS(kinds) && !kind; i++) {
+            QDict *answer = qtest_qmp(vm,
+                "{ 'execute': 'object-add', 'arguments': { 'id': 't0',"
+                "  'qom-type': 'memx-tracker', 'tracker': %s } }", kinds[i]);
+
+            if (qdict_haskey(answer, "return")) {
+                kind = kinds[i];
+            }
+            qobject_unref(answer);
+        }
+        qtest_quit(vm);
+        known = true;
+    }
+    if (!kind) {
+        g_test_skip("this host has no tracker for ordinary memory: Linux 7.3, "
+                    "or CONFIG_IDLE_PAGE_TRACKING and root");
+    }
+    return kind;
+}
+
+static void add_tracker(QTestState *vm)
+{
+    qtest_qmp_assert_success(vm,
+        "{ 'execute': 'object-add', 'arguments': { 'id': 't0',"
+        "  'qom-type': 'memx-tracker', 'tracker': %s,"
+        "  'tracker-period': 100, 'tracker-cpu': 50 } }", ordinary_kind());
+}
+
+static void del_tracker(QTestState *vm)
+{
+    qtest_qmp_assert_success(vm,
+        "{ 'execute': 'object-del', 'arguments': { 'id': 't0' } }");
+}
+
+/* Of memory on the command line, and from its start. */
+static void test_object(void)
+{
+    const char *kind = ordinary_kind();
+    g_autofree char *args = g_strdup_printf("-m 64M -object memx-tracker,id=t0"
+        ",tracker=%s,tracker-period=100,tracker-cpu=50", kind);
+    QTestState *vm;
+
+    if (!kind) {
+        return;
+    }
+    vm = memx_plain_vm(args);
+    memx_fill(vm, 0, 48 * MIB, 1);
+    memx_wait_until(tracked_number(vm, "pc.ram", "periods") >= 2);
+    memx_assert_error(vm, "already",
+        "{ 'execute': 'object-add', 'arguments': { 'id': 't1',"
+        "  'qom-type': 'memx-tracker' } }");
+    set_property(vm, "/objects/t0", "tracker-period", 300);
+    memx_wait_until(tracked_number(vm, "pc.ram", "period") == 300);
+    memx_verify(vm, 0, 48 * MIB, 1);
+    qtest_quit(vm);
+}
+
+/* While the VM runs: on, off, and on again; memory that comes and goes. */
+static void test_object_add(void)
+{
+    QTestState *vm;
+    unsigned round;
+
+    if (!ordinary_kind()) {
+        return;
+    }
+    vm = memx_plain_vm("-m 64M,slots=2,maxmem=1G");
+    memx_fill(vm, 0, 48 * MIB, 1);
+    for (round = 0; round < 2; round++) {
+        add_tracker(vm);
+        g_assert_true(is_tracked(vm, "pc.ram"));
+        qtest_qmp_assert_success(vm,
+            "{ 'execute': 'object-add', 'arguments': { 'id': 'm0',"
+            "  'qom-type': 'memory-backend-ram', 'size': 33554432 } }");
+        memx_wait_until(tracked_number(vm, "m0", "periods") >= 2);
+        qtest_qmp_assert_success(vm,
+            "{ 'execute': 'object-del', 'arguments': { 'id': 'm0' } }");
+        memx_wait_until(!is_tracked(vm, "m0"));
+        memx_wait_until(tracked_number(vm, "pc.ram", "periods") >= 2);
+        memx_verify(vm, 0, 48 * MIB, 1);
+        del_tracker(vm);
+        g_assert_false(is_tracked(vm, "pc.ram"));
+        memx_verify(vm, 0, 48 * MIB, 1);
+    }
+    qtest_quit(vm);
+}
+
+/* Shared memory can't be sampled; then nothing is watched. */
+static void test_refused(void)
+{
+    QTestState *vm = memx_plain_vm(
+        "-m 64M -object memory-backend-memfd,id=pc.ram,size=64M,share=on "
+        "-machine memory-backend=pc.ram");
+
+    memx_assert_error(vm, "pc.ram",
+        "{ 'execute': 'object-add', 'arguments': { 'id': 't0',"
+        "  'qom-type': 'memx-tracker', 'tracker': 'sample' } }");
+    g_assert_false(is_tracked(vm, "pc.ram"));
+    qtest_quit(vm);
+}
+
+/* A split takes the history, and does without a warm-up. */
+static void test_split(void)
+{
+    Split s;
+
+    if (!ordinary_kind()) {
+        return;
+    }
+    split_begin(&s, "plain", "");
+    migrate_set_parameter_int(s.from, "split-warm-up", 60);
+    add_tracker(s.from);
+    memx_wait_until(tracked_number(s.from, "pc.ram", "periods") >= 2);
+    split_converge(&s);
+    split_migrate(&s);
+    wait_for_migration_complete(s.from);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+/* It stands still while the VM migrates, and goes on if that fails. */
+static void test_migration_fails(void)
+{
+    uint64_t periods;
+    Split s;
+
+    if (!ordinary_kind()) {
+        return;
+    }
+    split_begin(&s, "plain", "");
+    add_tracker(s.from);
+    memx_wait_until(tracked_number(s.from, "pc.ram", "periods") >= 2);
+    split_to_later_round(&s);
+    migrate_cancel(s.from);
+    split_wait_status(s.from, "cancelled", "");
+    periods = tracked_number(s.from, "pc.ram", "periods");
+    memx_wait_until(tracked_number(s.from, "pc.ram", "periods") >=
+                    periods + 2);
+    split_assert_runs(s.from);
+    split_end(&s);
+}
+
+void memx_add_tracking_tests(void)
+{
+    qtest_add_func("/memx/tracking/sample", test_sample);
+    qtest_add_func("/memx/tracking/auto", test_auto);
+    qtest_add_func("/memx/tracking/off", test_off);
+    qtest_add_func("/memx/tracking/change", test_change);
+    qtest_add_func("/memx/tracking/idle-socket", test_idle_socket);
+    qtest_add_func("/memx/tracking/object", test_object);
+    qtest_add_func("/memx/tracking/object-add", test_object_add);
+    qtest_add_func("/memx/tracking/refused", test_refused);
+    qtest_add_func("/migration/split/tracker/history", test_split);
+    qtest_add_func("/migration/split/tracker/cancel", test_migration_fails);
+}
