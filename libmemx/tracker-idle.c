@@ -332,6 +332,8 @@ static void idle_harvest(void *opaque, MemxSlice *slice, int wake_fd,
 
 const MemxTrackerOps memx_tracker_idle = {
     .kind = MEMX_TRACKER_IDLE,
+    .regions = true,
+    .ordinary = true,
     .open = idle_open,
     .harvest = idle_harvest,
     .close = idle_close,

@@ -311,6 +311,8 @@ static void rwp_harvest(void *opaque, MemxSlice *slice, int wake_fd,
 
 const MemxTrackerOps memx_tracker_rwp = {
     .kind = MEMX_TRACKER_RWP,
+    .regions = true,
+    .ordinary = true,
     .moved_is_idle = true,
     .open = rwp_open,
     .harvest = rwp_harvest,

@@ -55,11 +55,6 @@ static void *sample_open(const MemxWatch *watch, GError **error)
     Sample *t;
     unsigned n;
 
-    if (!r) {
-        g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
-                    "sampling is for memory that the engine pages only");
-        return NULL;
-    }
     n = CLAMP(r->limit / MEMX_GROUP_PAGES / PART, SLOTS_MIN, SLOTS_MAX);
     if (!memx_staging_add_samples(&r->staging, n)) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
@@ -301,6 +296,7 @@ static void sample_close(void *opaque)
 
 const MemxTrackerOps memx_tracker_sample = {
     .kind = MEMX_TRACKER_SAMPLE,
+    .regions = true,
     .serial = true,
     .waits = true,
     .open = sample_open,

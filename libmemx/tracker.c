@@ -10,7 +10,13 @@
  * what needs nothing. */
 static const MemxTrackerOps *const kinds[] = {
     &memx_tracker_rwp, &memx_tracker_idle, &memx_tracker_sample,
+    &memx_tracker_window,
 };
+
+static bool fits(const MemxTrackerOps *ops, const MemxWatch *watch)
+{
+    return watch->region ? ops->regions : ops->ordinary;
+}
 
 const char *memx_tracker_kind_name(MemxTrackerKind kind)
 {
@@ -37,8 +43,8 @@ static bool choose_best(const MemxWatch *watch, const MemxTrackerOps **ops,
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
         g_autoptr(GError) reason = NULL;
 
-        if (kinds[i]->kind == MEMX_TRACKER_SAMPLE && !watch->region) {
-            continue; /* it would split huge pages */
+        if (!fits(kinds[i], watch) || kinds[i]->asked_only) {
+            continue;
         }
         *tracker = kinds[i]->open(watch, &reason);
         if (*tracker) {
@@ -79,7 +85,7 @@ bool memx_tracker_choose(const MemxWatch *watch,
         return true;
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
-        if (kinds[i]->kind != options->kind) {
+        if (kinds[i]->kind != options->kind || !fits(kinds[i], watch)) {
             continue;
         }
         *ops = kinds[i];

@@ -8,8 +8,9 @@
  * once a period is as good as S-memV's asking every second and ORing (paper 004,
  * section IV.B), and costs the guest no more than one refault a page.
  *
- * tracker-rwp.c, tracker-idle.c and tracker-sample.c are the kinds; for `off`
- * there is none, and faults alone make the history.
+ * tracker-rwp.c, tracker-idle.c and tracker-sample.c are the kinds (and
+ * tracker-window.c samples ordinary memory); for `off` there is none, and
+ * faults alone make the history.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -46,6 +47,8 @@ typedef struct MemxWatch {
 
 typedef struct MemxTrackerOps {
     MemxTrackerKind kind;
+    bool regions, ordinary; /* for which memory */
+    bool asked_only;    /* never by AUTO */
     bool serial;        /* one slice at a time */
     bool waits;         /* harvest() may take long without using a CPU */
     bool moved_is_idle; /* a page that was MOVEd in counts as touched only when
@@ -65,6 +68,7 @@ typedef struct MemxTrackerOps {
 extern const MemxTrackerOps memx_tracker_rwp;
 extern const MemxTrackerOps memx_tracker_idle;
 extern const MemxTrackerOps memx_tracker_sample;
+extern const MemxTrackerOps memx_tracker_window; /* sample, ordinary memory */
 
 /* idle-files.c; -1 for those that can't be duplicated, with errno. */
 MemxIdleFiles memx_idle_files_dup(const MemxIdleFiles *files);

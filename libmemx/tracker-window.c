@@ -1,0 +1,268 @@
+/*
+ * The tracker `sample` for ordinary memory: takes 2 MiB away, and looks who
+ * misses them.
+ *
+ * Theory of operation
+ *
+ * As tracker-sample.c, but nobody pages this memory, so nothing serves its
+ * faults but this: some *windows* of 2 MiB, aligned, are registered with a
+ * userfaultfd of our own and moved out for a moment, the dwell.  Who touches one
+ * meanwhile waits; the window is moved back as a whole, unregistered, and
+ * counts as touched.  Being moved as a whole a huge page isn't copied, and stays one
+ * where the kernel moves it as one; elsewhere it is split.  That is why this is
+ * never chosen by `auto`.
+ *
+ * Out of a dwell nothing is registered, and nothing is away.  What can't be moved
+ * (pinned for DMA) stays where it is, and isn't seen.
+ *
+ * While a window is away nobody may discard memory in it (balloon, virtio-mem):
+ * it would come back.  Who tracks has to see to that; memx.h says so.
+ *
+ * All of it runs on the ager's thread, which touches no tracked memory: it
+ * takes, waits for faults, and gives back.
+ *
+ * SPDX-License-Identifier: LGPL-2.1-or-later
+ */
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+#include "tracker.h"
+#include "uffd.h"
+
+#define WINDOW_BYTES (2ull << 20)
+#define WINDOW_PAGES (unsigned)(WINDOW_BYTES / MEMX_PAGE_BYTES)
+#define WINDOWS 16u
+#define MESSAGES 16
+#define DWELL_MIN_NS 5000000ull
+#define DWELL_MAX_NS 500000000ull
+#define RETRY_MS 1
+
+typedef struct Window {
+    uint8_t *hva;
+    uint8_t *staging;
+    unsigned page;              /* of the slice, its first */
+} Window;
+
+typedef struct Windows {
+    const MemxRange *range;
+    int uffd;
+    uint8_t *map;               /* for WINDOWS, and to align them */
+    uint8_t *staging;
+    unsigned n;                 /* taken; those with an hva are still away */
+    Window window[WINDOWS];
+} Windows;
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static void window_close(void *opaque)
+{
+    Windows *t = opaque;
+
+    if (t->uffd >= 0) {
+        close(t->uffd);
+    }
+    if (t->map) {
+        munmap(t->map, (WINDOWS + 1) * WINDOW_BYTES);
+    }
+    g_free(t);
+}
+
+static bool map_staging(Windows *t, GError **error)
+{
+    void *map = mmap(NULL, (WINDOWS + 1) * WINDOW_BYTES,
+                     PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (map == MAP_FAILED) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "cannot map memory for samples: %s", g_strerror(errno));
+        return false;
+    }
+    t->map = map;
+    t->staging = (uint8_t *)(((uintptr_t)map + WINDOW_BYTES - 1) &
+                             ~(WINDOW_BYTES - 1));
+    madvise(map, (WINDOWS + 1) * WINDOW_BYTES, MADV_DONTFORK);
+    madvise(map, (WINDOWS + 1) * WINDOW_BYTES, MADV_DONTDUMP);
+    return memx_uffd_register(t->uffd, t->staging, WINDOWS * WINDOW_BYTES,
+                              error);
+}
+
+static void *window_open(const MemxWatch *watch, GError **error)
+{
+    Windows *t = g_new0(Windows, 1);
+    bool ok;
+
+    t->range = watch->range;
+    t->uffd = memx_uffd_open(0, NULL, error);
+    ok = t->uffd >= 0 && map_staging(t, error);
+    /* Is it of a kind that can be moved, and nobody else's? */
+    for (unsigned i = 0; ok && i < watch->n_ranges; i++) {
+        ok = memx_uffd_register(t->uffd, watch->range[i].base,
+                                watch->range[i].bytes, error) &&
+             memx_uffd_unregister(t->uffd, watch->range[i].base,
+                                  watch->range[i].bytes, error);
+    }
+    if (!ok) {
+        window_close(t);
+        return NULL;
+    }
+    return t;
+}
+
+/* Moves a window; what can't be moved stays.  @must: all of it has to go. */
+static bool move_window(Windows *t, uint8_t *to, uint8_t *from, bool must)
+{
+    uint64_t at = 0;
+    bool any = false;
+
+    while (at < WINDOW_BYTES) {
+        ssize_t done = memx_uffd_move(t->uffd, to + at, from + at,
+                                      WINDOW_BYTES - at,
+                                      MEMX_MOVE_ALLOW_HOLES |
+                                      MEMX_MOVE_DONTWAKE);
+
+        if (done > 0) {
+            at += done;
+            any = true;
+        } else if (must && done != -EEXIST && done != -ENOENT) {
+            poll(NULL, 0, RETRY_MS); /* somebody is busy with it */
+        } else {
+            at += MEMX_PAGE_BYTES;
+        }
+    }
+    return any;
+}
+
+static void take(Windows *t, uint8_t *hva, unsigned page)
+{
+    Window *w = &t->window[t->n];
+
+    *w = (Window) { hva, t->staging + t->n * WINDOW_BYTES, page };
+    if (!memx_uffd_register(t->uffd, hva, WINDOW_BYTES, NULL)) {
+        return; /* it has become somebody else's */
+    }
+    if (move_window(t, w->staging, hva, false)) {
+        t->n++;
+    } else {
+        memx_uffd_unregister(t->uffd, hva, WINDOW_BYTES, NULL);
+    }
+}
+
+/* What a window's dwell has shown. */
+typedef enum Verdict { UNKNOWN, IDLE, TOUCHED } Verdict;
+
+/* Gives a window back, and wakes who waits for it.  Its staging is another's
+ * when all are back. */
+static void give_back(Windows *t, MemxSlice *slice, unsigned i,
+                      Verdict verdict)
+{
+    Window *w = &t->window[i];
+
+    if (!w->hva) {
+        return;
+    }
+    move_window(t, w->hva, w->staging, true);
+    memx_uffd_unregister(t->uffd, w->hva, WINDOW_BYTES, NULL);
+    w->hva = NULL;
+    if (verdict == UNKNOWN) {
+        return;
+    }
+    for (unsigned g = w->page / MEMX_GROUP_PAGES;
+         g <= (w->page + WINDOW_PAGES - 1) / MEMX_GROUP_PAGES; g++) {
+        slice->skipped[g / 64] &= ~(1ull << g % 64);
+    }
+    if (verdict == TOUCHED) {
+        memx_slice_set(slice, w->page, WINDOW_PAGES);
+        slice->faults++;
+    }
+}
+
+/* Those whose pages somebody waits for come back. */
+static void serve(Windows *t, MemxSlice *slice)
+{
+    struct uffd_msg msg[MESSAGES];
+    int n = memx_uffd_read(t->uffd, msg, MESSAGES);
+
+    for (int m = 0; m < n; m++) {
+        uint8_t *at = (uint8_t *)(uintptr_t)msg[m].arg.pagefault.address;
+
+        for (unsigned i = 0; i < t->n; i++) {
+            uint8_t *hva = t->window[i].hva;
+
+            if (hva && at >= hva && at < hva + WINDOW_BYTES) {
+                give_back(t, slice, i, TOUCHED);
+            }
+        }
+    }
+}
+
+static void dwell(Windows *t, MemxSlice *slice, int wake_fd, uint64_t ns)
+{
+    uint64_t end = now_ns() + ns, now;
+    struct pollfd pfd[2] = {
+        { .fd = t->uffd, .events = POLLIN },
+        { .fd = wake_fd, .events = POLLIN },
+    };
+
+    while ((now = now_ns()) < end && !pfd[1].revents) {
+        poll(pfd, 2, (end - now + 999999) / 1000000);
+        if (pfd[0].revents) {
+            serve(t, slice);
+        }
+    }
+    serve(t, slice);
+    for (unsigned i = 0; i < t->n; i++) {
+        give_back(t, slice, i, pfd[1].revents ? UNKNOWN : IDLE);
+    }
+    t->n = 0;
+}
+
+static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
+                           uint64_t dwell_ns)
+{
+    Windows *t = opaque;
+    const MemxRange *range = &t->range[slice->range];
+    uint8_t *start = memx_slice_hva(range, slice, 0);
+    uint64_t bytes = memx_slice_bytes(range, slice, 0, slice->n_groups);
+    uint64_t first = -(uintptr_t)start & (WINDOW_BYTES - 1);
+    uint64_t n = bytes > first ? (bytes - first) / WINDOW_BYTES : 0;
+    uint64_t each;
+
+    memset(slice->skipped, 0xff, sizeof(slice->skipped));
+    if (!n) {
+        return;
+    }
+    each = CLAMP(dwell_ns / ((n + WINDOWS - 1) / WINDOWS), DWELL_MIN_NS,
+                 DWELL_MAX_NS);
+    for (uint64_t at = first; at + WINDOW_BYTES <= bytes;
+         at += WINDOW_BYTES) {
+        take(t, start + at, at / MEMX_PAGE_BYTES);
+        serve(t, slice); /* whoever has missed one already */
+        if (t->n == WINDOWS) {
+            dwell(t, slice, wake_fd, each);
+        }
+    }
+    if (t->n) {
+        dwell(t, slice, wake_fd, each);
+    }
+}
+
+const MemxTrackerOps memx_tracker_window = {
+    .kind = MEMX_TRACKER_SAMPLE,
+    .ordinary = true,
+    .asked_only = true,
+    .serial = true,
+    .waits = true,
+    .open = window_open,
+    .harvest = window_harvest,
+    .close = window_close,
+};
