@@ -194,7 +194,7 @@ static void run_threads(MemxAger *a)
 uint64_t memx_ager_adapt(uint64_t period_ns, const MemxFound *found,
                          bool pressure)
 {
-    unsigned low = pressure ? 75 : 30, high = pressure ? 92 : 70;
+    unsigned low = pressure ? 84 : 30, high = pressure ? 94 : 70;
     uint64_t percent;
 
     if (found->looked_chunks < LOOKED_MIN) {

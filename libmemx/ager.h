@@ -14,8 +14,8 @@
  * it is too long, where hardly any was, too short.  Under pressure, while
  * memory is being evicted, the aim is that most of what is local was touched,
  * some of it not: these are the victims, told from the others by many periods
- * (simulated with Zipf-distributed accesses, this band keeps 0.96 to 0.99 of
- * what the ideal placement does; docs/tracking.md).  Else it is an even split.
+ * (tests/unit/test-ranking.c simulates what that is good for).  Else it is an
+ * even split.
  * It ends early when half of what is local was replaced meanwhile.
  *
  * The faults that a tracker causes in the guest count as its share, too, 2 us

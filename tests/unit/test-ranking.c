@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the history, its ageing and the adapting period are good for: a guest is
+ * simulated whose accesses are seen exactly, chunk by chunk, in simulated time.
+ * No clock, no kernel: the same numbers each time.
+ */
+#include <glib.h>
+#include <math.h>
+#include "ager.h"
+#include "history.h"
+
+#define CHUNKS 2048u
+#define WORDS (CHUNKS / 64)
+#define SECOND 1000000000ull
+
+typedef struct Guest {
+    MemxHistory h;
+    uint32_t local_max;
+    uint64_t touched[WORDS];
+    uint64_t now_ns, period_end_ns, period_ns;
+    uint64_t step_ns;           /* from one access to the next */
+    uint32_t entered;
+    uint64_t evicted, evicted_before;
+    GRand *rand;
+    double sum[CHUNKS];         /* of the probabilities of ranks */
+    uint32_t place[CHUNKS];     /* of a rank */
+} Guest;
+
+static Guest *guest_new(double local, uint64_t step_ns)
+{
+    Guest *g = g_new0(Guest, 1);
+    double all = 0;
+
+    g_assert_true(memx_history_init(&g->h, CHUNKS));
+    g->local_max = CHUNKS * local;
+    g->step_ns = step_ns;
+    g->period_ns = g->period_end_ns = MEMX_PERIOD_DEFAULT_NS;
+    g->rand = g_rand_new_with_seed(1);
+    for (uint32_t i = 0; i < CHUNKS; i++) {
+        all += pow(i + 1, -0.99);
+        g->sum[i] = all;
+        g->place[i] = i;
+    }
+    for (uint32_t i = 0; i < CHUNKS; i++) {
+        uint32_t j = g_rand_int_range(g->rand, 0, CHUNKS);
+        uint32_t other = g->place[j];
+
+        g->sum[i] /= all;
+        g->place[j] = g->place[i];
+        g->place[i] = other;
+    }
+    return g;
+}
+
+static void guest_free(Guest *g)
+{
+    memx_history_destroy(&g->h);
+    g_rand_free(g->rand);
+    g_free(g);
+}
+
+static uint32_t zipf(Guest *g)
+{
+    double x = g_rand_double(g->rand);
+    uint32_t low = 0, high = CHUNKS - 1;
+
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+
+        if (g->sum[middle] < x) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return g->place[low];
+}
+
+static void period_ends(Guest *g)
+{
+    MemxFound found = { .looked_chunks = g->h.n_listed };
+
+    for (uint32_t c = 0; c < CHUNKS; c++) {
+        found.touched_chunks += memx_history_listed(&g->h, c) &&
+                                g->touched[c / 64] >> c % 64 & 1;
+    }
+    memx_history_fold(&g->h, 0, CHUNKS, g->touched, NULL);
+    memset(g->touched, 0, sizeof(g->touched));
+    g->period_ns = memx_ager_adapt(g->period_ns, &found,
+                                   g->evicted != g->evicted_before);
+    g->evicted_before = g->evicted;
+    g->period_end_ns = g->now_ns + g->period_ns;
+    g->entered = 0;
+}
+
+/* True: it was local. */
+static bool touch(Guest *g, uint32_t c)
+{
+    bool hit = memx_history_listed(&g->h, c);
+
+    if (!hit) {
+        if (g->h.n_listed == g->local_max) {
+            memx_history_unlist(&g->h, memx_history_victim(
+                                    &g->h, MEMX_QUEUE_UNPLACED));
+            g->evicted++;
+        }
+        g->entered += g->h.value[c] < MEMX_HISTORY_NEW;
+        memx_history_enter(&g->h, c);
+        memx_history_list(&g->h, c);
+    }
+    g->touched[c / 64] |= 1ull << c % 64;
+    g->now_ns += g->step_ns;
+    if (g->now_ns >= g->period_end_ns) {
+        period_ends(g);
+    }
+    return hit;
+}
+
+/* Accesses of Zipf's distribution: how many of those that an ideal placement
+ * has are local? */
+static void test_zipf(gconstpointer percent)
+{
+    double local = GPOINTER_TO_UINT(percent) / 100.0;
+    /* From 500 to 50,000 accesses a second: the period has to find out. */
+    static const uint64_t steps[] = {
+        SECOND / 500, SECOND / 5000, SECOND / 50000,
+    };
+
+    for (unsigned s = 0; s < G_N_ELEMENTS(steps); s++) {
+        Guest *g = guest_new(local, steps[s]);
+        uint64_t hits = 0, n = 400 * CHUNKS;
+        double ideal = g->sum[g->local_max - 1], got;
+
+        for (uint64_t i = 0; i < n; i++) {
+            touch(g, zipf(g));
+        }
+        for (uint64_t i = 0; i < n; i++) {
+            hits += touch(g, zipf(g));
+        }
+        got = (double)hits / n / ideal;
+        g_test_message("%.0f %% local, %.0f accesses a second: period %.2f "
+                       "s, %.3f of the ideal hits", local * 100,
+                       (double)SECOND / steps[s],
+                       (double)g->period_ns / SECOND, got);
+        g_assert_cmpfloat(got, >=, 0.95);
+        guest_free(g);
+    }
+}
+
+/* A tenth is in use, a scan goes over all the rest: what is in use stays. */
+static void test_scan(void)
+{
+    Guest *g = guest_new(0.5, SECOND / 5000);
+    uint32_t hot = CHUNKS / 10, at = hot;
+    uint64_t n = 0, hits = 0;
+
+    for (uint64_t i = 0; i < 200 * CHUNKS; i++) {
+        if (i % 2) {
+            touch(g, at);
+            at = at + 1 < CHUNKS ? at + 1 : hot;
+        } else {
+            bool hit = touch(g, g_rand_int_range(g->rand, 0, hot));
+
+            n += i > 100 * CHUNKS;
+            hits += hit && i > 100 * CHUNKS;
+        }
+    }
+    g_test_message("period %.2f s, %.4f of the hot accesses are local",
+                   (double)g->period_ns / SECOND, (double)hits / n);
+    g_assert_cmpfloat((double)hits / n, >=, 0.99);
+    guest_free(g);
+}
+
+/* What fits is local before long, and stays, after it has moved, too. */
+static void test_moving(void)
+{
+    Guest *g = guest_new(0.5, SECOND / 5000);
+    uint32_t hot = CHUNKS / 3;
+
+    for (unsigned phase = 0; phase < 3; phase++) {
+        uint64_t hits = 0, n = 40 * CHUNKS;
+
+        for (uint64_t i = 0; i < 2 * n; i++) {
+            bool hit = touch(g, phase * hot +
+                             g_rand_int_range(g->rand, 0, hot));
+
+            hits += hit && i >= n;
+        }
+        g_assert_cmpuint(hits, ==, n);
+    }
+    guest_free(g);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/ranking/zipf/quarter", GUINT_TO_POINTER(25),
+                         test_zipf);
+    g_test_add_data_func("/ranking/zipf/half", GUINT_TO_POINTER(50),
+                         test_zipf);
+    g_test_add_data_func("/ranking/zipf/three-quarters",
+                         GUINT_TO_POINTER(75), test_zipf);
+    g_test_add_func("/ranking/scan", test_scan);
+    g_test_add_func("/ranking/moving", test_moving);
+    return g_test_run();
+}
