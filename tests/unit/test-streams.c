@@ -177,6 +177,40 @@ static void test_same_page_is_no_stream(void)
     }
 }
 
+/* Of what is fetched ahead in one direction too little is used. */
+static void test_judged(void)
+{
+    MemxStreams s;
+    uint64_t page = 1000, first, end;
+    uint32_t window = 0;
+    int direction;
+
+    memx_streams_init(&s, WINDOW_MAX);
+    for (unsigned i = 0; i < 40; i++) {
+        memx_streams_judge(&s, 1, 100, 10);
+    }
+    for (unsigned i = 0; i < 100; i++) {
+        window = memx_streams_fault(&s, ++page, &first, &end, &direction);
+    }
+    g_assert_cmpuint(window, <, WINDOW_MAX / 8);
+    g_assert_cmpuint(window, >, 0);
+    page = 50000; /* backward nothing was said against it */
+    for (unsigned i = 0; i < 100; i++) {
+        window = memx_streams_fault(&s, --page, &first, &end, &direction);
+    }
+    g_assert_cmpint(direction, ==, -1);
+    g_assert_cmpuint(window, ==, WINDOW_MAX);
+    /* It is forgiven. */
+    for (unsigned i = 0; i < 100; i++) {
+        memx_streams_judge(&s, 1, 100, 90);
+    }
+    page = 20000;
+    for (unsigned i = 0; i < 100; i++) {
+        window = memx_streams_fault(&s, ++page, &first, &end, &direction);
+    }
+    g_assert_cmpuint(window, ==, WINDOW_MAX);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -194,5 +228,6 @@ int main(int argc, char **argv)
                     test_backward_stops_at_zero);
     g_test_add_func("/streams/same-page-is-no-stream",
                     test_same_page_is_no_stream);
+    g_test_add_func("/streams/judged", test_judged);
     return g_test_run();
 }
