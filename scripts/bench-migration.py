@@ -79,9 +79,14 @@ def arguments():
                         f"{SIZES_GIB[0]})")
     parser.add_argument("--multifd", type=int, default=2, metavar="CHANNELS",
                         help="of every migration; 0: without (default: 2)")
+    parser.add_argument("--tracker", default="sample",
+                        choices=["rwp", "idle", "sample", "off"],
+                        help="watches the source's memory before it is split; "
+                        "off: its writes, for --warm-up (default: sample, "
+                        "which every kernel has)")
     parser.add_argument("--warm-up", type=int, default=3, metavar="SECONDS",
-                        help="in which a split learns an ordinary VM's "
-                        "history (default: 3)")
+                        help="in which a split learns the VM's history with "
+                        "--tracker off (default: 3)")
     parser.add_argument("--after", type=int, metavar="SECONDS",
                         help="to look at the VM afterwards (default: 60, 20 "
                         "with --quick)")
@@ -198,7 +203,8 @@ def summary(args, runs):
                    for key, limits in LIMITS.items()},
         "cpus": os.cpu_count(), "kernel": os.uname().release,
         "rate": args.rate, "repetitions": args.repeat,
-        "multifd": args.multifd, "warm_up_s": args.warm_up,
+        "multifd": args.multifd, "tracker": args.tracker,
+        "warm_up_s": args.warm_up,
     }
 
 
@@ -210,9 +216,11 @@ def finish(args, result, say):
         file.write("\n")
     say("\n" + report.figures_table(result))
     say("\nAlso measured\n" + report.told_table(result["told"]))
-    say("\nThe transfer's time is what total_ratio compares: an ordinary VM "
-        f"is watched for {args.warm_up} s before it is split, in which "
-        "nothing is sent and it runs on (total_ratio_with_warm_up has them).")
+    if args.tracker == "off":
+        say("\nThe transfer's time is what total_ratio compares: the VM is "
+            f"watched for {args.warm_up} s before it is split, in which "
+            "nothing is sent and it runs on (total_ratio_with_warm_up has "
+            "them).")
     say(f"Details: {path}")
     if args.plot:
         from benchlib.plot import plot  # pylint: disable=C0415

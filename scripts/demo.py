@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import time
 
 sys.dont_write_bytecode = True
@@ -200,6 +201,9 @@ def tell_memx(run):
              "  of them unchanged, so they were not sent again")):
         print(f"{count:12,} {what}")
     print(memx_line(run.memx))
+    tracking = run.memx["tracking"]
+    print(textwrap.fill(f"tracker {tracking['tracker']}: {tracking['reason']}",
+                        initial_indent=" " * 4, subsequent_indent=" " * 6))
 
 
 def try_next(t):

@@ -97,6 +97,13 @@ class Run:
             options["before_exec"] = cgroup.enter
         return self._vm(test, host=self._lab.main, **options)
 
+    def _tracker(self):
+        """Watches the source's memory, so that its split has a history."""
+        if self.mode != "split" or self._options.tracker == "off":
+            return []
+        return ["-object",
+                f"memx-tracker,id=tracker,tracker={self._options.tracker}"]
+
     def _migration(self, source, dest, servers):
         parameters, capabilities = {"downtime_limit": 300,
                                     "max_bandwidth": 12 << 30}, []
@@ -119,7 +126,8 @@ class Run:
         secret = ["-object", f"secret,id=key,file={key}"]
         servers = self._servers(test, key) if self._is_split else []
         source = self._vm(test, "source", self._lab.source,
-                          extra=secret if servers else [])
+                          extra=[*(secret if servers else []),
+                                 *self._tracker()])
         self._load.prepare(source.guest)
         dest = self._destination(test, source, secret)
         ticks = Ticks(test, [source.tick_path, dest.tick_path])
