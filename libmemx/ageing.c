@@ -64,7 +64,7 @@ void memx_prefetched_locked(MemxRegion *r, uint64_t group, uint64_t mask,
 {
     MemxPrefetched *p = prefetched_at(r, group);
 
-    if (!direction || !r->tracked || memx_ager_waits(r->ager)) {
+    if (!direction || !r->tracked || memx_ager_knows_no_pages(r->ager)) {
         return;
     }
     if (p->mask && p->group == group && p->direction == direction) {

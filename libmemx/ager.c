@@ -357,9 +357,9 @@ void memx_ager_free(MemxAger *a)
     g_free(a);
 }
 
-bool memx_ager_waits(const MemxAger *a)
+bool memx_ager_knows_no_pages(const MemxAger *a)
 {
-    return a->ops && a->ops->waits;
+    return a->ops && (a->ops->waits || a->ops->blurred);
 }
 
 bool memx_ager_moved_is_idle(const MemxAger *a)

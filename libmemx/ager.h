@@ -76,7 +76,7 @@ void memx_ager_free(MemxAger *ager);
 /* By a tracker that was woken, before it looks. */
 void memx_ager_silence(MemxAger *ager);
 /* Of its tracker. */
-bool memx_ager_waits(const MemxAger *ager);
+bool memx_ager_knows_no_pages(const MemxAger *ager);
 bool memx_ager_moved_is_idle(const MemxAger *ager);
 /* Wakes a tracker that waits.  Fault path. */
 void memx_ager_ring(MemxAger *ager);

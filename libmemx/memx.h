@@ -89,9 +89,11 @@ typedef enum {
     MEMX_TRACKER_RWP,       /* userfaultfd's read-write protection, Linux 7.3 */
     MEMX_TRACKER_IDLE,      /* page_idle; see MemxIdleFiles */
     MEMX_TRACKER_SAMPLE,    /* chunks are taken away for a moment in turn */
+    MEMX_TRACKER_DAMON,     /* the kernel's; root only, one on a host, never by
+                               AUTO */
 } MemxTrackerKind;
 
-/* "auto", "off", "rwp", "idle", "sample" */
+/* "auto", "off", "rwp", "idle", "sample", "damon" */
 MEMX_API const char *memx_tracker_kind_name(MemxTrackerKind kind);
 
 /* What the idle tracker reads; only root may open it. */

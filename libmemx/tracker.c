@@ -10,7 +10,7 @@
  * what needs nothing. */
 static const MemxTrackerOps *const kinds[] = {
     &memx_tracker_rwp, &memx_tracker_idle, &memx_tracker_sample,
-    &memx_tracker_window,
+    &memx_tracker_window, &memx_tracker_damon,
 };
 
 static bool fits(const MemxTrackerOps *ops, const MemxWatch *watch)
@@ -29,6 +29,8 @@ const char *memx_tracker_kind_name(MemxTrackerKind kind)
         return "idle";
     case MEMX_TRACKER_SAMPLE:
         return "sample";
+    case MEMX_TRACKER_DAMON:
+        return "damon";
     case MEMX_TRACKER_OFF:
     default:
         return "off";

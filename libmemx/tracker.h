@@ -8,7 +8,7 @@
  * once a period is as good as S-memV's asking every second and ORing (paper 004,
  * section IV.B), and costs the guest no more than one refault a page.
  *
- * tracker-rwp.c, tracker-idle.c and tracker-sample.c are the kinds (and
+ * tracker-rwp.c, -idle.c, -sample.c and -damon.c are the kinds (and
  * tracker-window.c samples ordinary memory); for `off` there is none, and
  * faults alone make the history.
  *
@@ -51,6 +51,7 @@ typedef struct MemxTrackerOps {
     bool asked_only;    /* never by AUTO */
     bool serial;        /* one slice at a time */
     bool waits;         /* harvest() may take long without using a CPU */
+    bool blurred;       /* doesn't tell single pages from their neighbours */
     bool moved_is_idle; /* a page that was MOVEd in counts as touched only when
                            it was */
     /* NULL and @error: the reason why it can't. */
@@ -68,6 +69,7 @@ typedef struct MemxTrackerOps {
 extern const MemxTrackerOps memx_tracker_rwp;
 extern const MemxTrackerOps memx_tracker_idle;
 extern const MemxTrackerOps memx_tracker_sample;
+extern const MemxTrackerOps memx_tracker_damon;
 extern const MemxTrackerOps memx_tracker_window; /* sample, ordinary memory */
 
 /* idle-files.c; -1 for those that can't be duplicated, with errno. */

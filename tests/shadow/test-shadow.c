@@ -73,8 +73,8 @@ static Options parse(int argc, char **argv)
         { "keep", 0, 0, G_OPTION_ARG_STRING, &o.keep, "Copies",
           "auto|on|off" },
         { "tracker", 0, 0, G_OPTION_ARG_STRING, &o.tracker,
-          "off, rwp, idle or sample, with short periods (auto, with long "
-          "ones)", "KIND" },
+          "off, rwp, idle, sample or damon, with short periods (auto, with "
+          "long ones)", "KIND" },
         { "fill", 0, 0, G_OPTION_ARG_STRING, &o.fill,
           "Instead of what is measured", "move|copy" },
         { "transport", 0, 0, G_OPTION_ARG_STRING, &o.transport, NULL,
@@ -118,7 +118,7 @@ static MemxTrackerKind tracker_kind(const char *name)
     MemxTrackerKind kind = MEMX_TRACKER_AUTO;
 
     while (strcmp(memx_tracker_kind_name(kind), name)) {
-        if (kind++ == MEMX_TRACKER_SAMPLE) {
+        if (kind++ == MEMX_TRACKER_DAMON) {
             g_error("no tracker is called %s", name);
         }
     }

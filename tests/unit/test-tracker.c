@@ -465,6 +465,51 @@ static void test_object_huge_pages(gconstpointer kind)
     object_history(GPOINTER_TO_UINT(kind), NULL, true);
 }
 
+/* Of 256 MiB an eighth in one piece is in use: most of it is hot, and most of
+ * the rest is cold. */
+static void test_object_hot(gconstpointer kind)
+{
+    uint64_t bytes = 256 * MIB;
+    uint8_t *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MemxRange range = { base, bytes };
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    Toucher t = { .base = base, .first = 256, .n = 128, .all = true };
+    MemxTrackerOptions o = fast(GPOINTER_TO_UINT(kind), NULL);
+    g_autoptr(GError) error = NULL;
+    unsigned hot = 0, other = 1024;
+    MemxTracker *tracker;
+    uint8_t value[1024];
+
+    g_assert_true(base != MAP_FAILED);
+    madvise(base, bytes, MADV_NOHUGEPAGE);
+    memset(base, 1, bytes);
+    o.period_ms = 500;
+    tracker = memx_tracker_new(&range, 1, CHUNK, &o, &error);
+    if (!tracker) {
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL);
+        g_test_skip(error->message);
+        munmap(base, bytes);
+        return;
+    }
+    toucher_start(&t);
+    while (hot < t.n / 10 * 9 || other > 1024 / 10) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(POLL_US);
+        memx_tracker_history(tracker, 0, value, 1024);
+        hot = other = 0;
+        for (unsigned c = 0; c < 1024; c++) {
+            bool in = c >= t.first && c < t.first + t.n;
+
+            *(in ? &hot : &other) += value[c] >= MEMX_HISTORY_NEW;
+        }
+    }
+    g_test_message("%u of %u hot chunks, and %u others", hot, t.n, other);
+    toucher_stop(&t);
+    memx_tracker_free(tracker);
+    munmap(base, bytes);
+}
+
 static void test_object_refuses(void)
 {
     MemxTrackerOptions o = MEMX_TRACKER_OPTIONS_INIT;
@@ -594,6 +639,7 @@ int main(int argc, char **argv)
     static const MemxTrackerKind kinds[] = {
         MEMX_TRACKER_RWP, MEMX_TRACKER_IDLE, MEMX_TRACKER_SAMPLE,
     };
+    static const MemxTrackerKind damon = MEMX_TRACKER_DAMON;
 
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/tracker/working-set", test_working_set);
@@ -605,6 +651,9 @@ int main(int argc, char **argv)
                          test_object_bounded);
     g_test_add_data_func("/tracker/object-bounded/huge-pages", "huge",
                          test_object_bounded);
+    /* It is blurred: what is hot is, but so may be what isn't. */
+    add("keeps-every-byte", damon, test_region_keeps_every_byte);
+    add("object-hot", damon, test_object_hot);
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
         add("history", kinds[i], test_region_history);
         add("keeps-every-byte", kinds[i], test_region_keeps_every_byte);
