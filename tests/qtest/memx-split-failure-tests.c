@@ -241,20 +241,25 @@ static void heal(Split *s, const Cell *cell)
 
 /* --- what comes of it -------------------------------------------------- */
 
-/* Asked by "cont", and told so by an event. */
+/* Asks by "cont", which sends an event: what that says (an earlier one first,
+ * if it has not been looked at). */
+static bool cont_is_refused(QTestState *vm, const char *verdict)
+{
+    QDict *event;
+    bool is;
+
+    memx_assert_error(vm, "has it", "{ 'execute': 'cont' }");
+    event = qtest_qmp_eventwait_ref(vm, "MEMX_SPLIT_REFUSED");
+    is = g_str_equal(qdict_get_str(qdict_get_qdict(event, "data"), "verdict"),
+                     verdict);
+    qobject_unref(event);
+    return is;
+}
+
+/* An arbiter that is busy, or being connected to, is asked again. */
 static void refused(QTestState *vm, const char *verdict)
 {
-    const char *said = "";
-    QDict *event = NULL;
-
-    memx_assert_error(vm, g_str_equal(verdict, "theirs") ? "has it" :
-                      "does not answer", "{ 'execute': 'cont' }");
-    while (!g_str_equal(said, verdict)) {
-        qobject_unref(event);
-        event = qtest_qmp_eventwait_ref(vm, "MEMX_SPLIT_REFUSED");
-        said = qdict_get_str(qdict_get_qdict(event, "data"), "verdict");
-    }
-    qobject_unref(event);
+    memx_wait_until(cont_is_refused(vm, verdict));
     g_assert_false(split_is_running(vm));
 }
 
