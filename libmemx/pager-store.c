@@ -277,13 +277,15 @@ static void drop_answered(MemxRegion *r, MemxDrop *drop)
     g_mutex_unlock(&r->lock);
 }
 
-/* The pages of a group that its server has no reason to hold. */
+/* The pages of a group that its server has no reason to hold.  What is on its
+ * way there may have one; a sample comes back. */
 static uint64_t in_vain_locked(MemxRegion *r, uint64_t g)
 {
     MemxSlot *slot = memx_staging_find(&r->staging, g, true);
     uint64_t mask = memx_group_mask(&r->table, g) & ~r->table.stored[g];
 
-    return slot ? mask & ~(slot->staged | slot->sent) : mask;
+    return slot && slot->state != MEMX_SLOT_SAMPLED
+           ? mask & ~(slot->staged | slot->sent) : mask;
 }
 
 static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
