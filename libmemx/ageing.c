@@ -122,7 +122,9 @@ static Chunk chunk_locked(MemxRegion *r, const MemxSlice *slice, bool looked,
     for (unsigned i = from; i < to; i++) {
         uint64_t g = slice->first_group + i;
 
-        c.used |= r->table.present[g] || r->table.stored[g];
+        /* All of a group may be away as a sample. */
+        c.used |= r->table.present[g] || r->table.stored[g] ||
+                  memx_staging_find(&r->staging, g, true);
         if (!looked || !memx_slice_wanted(slice, i)) {
             continue;
         }
