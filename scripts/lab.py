@@ -10,7 +10,9 @@ SCRIPT runs as root in a host whose root is this machine's, with the same
 paths: what it reads is the machine's, what it writes is the host's own and
 gone with it, except below $LAB_SCRATCH, which both share.  Its output and its
 status are this program's.  With several hosts each runs SCRIPT, and lines
-of output begin with the number of the host.
+of output begin with the number of the host.  Apart from SCRIPT's, the status
+is 77 where this machine lacks what the lab needs, 124 after the time-out and
+125 if the lab failed.
 """
 
 # Theory of operation
@@ -26,6 +28,10 @@ of output begin with the number of the host.
 # where there are several, this program moves to a network namespace of its
 # own, without a name, and makes a bridge there: however it ends, nothing of
 # it stays.
+#
+# QEMU's emulation with several threads is not exact where one CPU changes code
+# that another one runs, as a kernel does while it boots: about one boot in
+# fifty ends in a panic.  A host that ends before it is up is started again.
 
 import argparse
 import ctypes
@@ -48,8 +54,10 @@ PR_SET_PDEATHSIG = 1
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 NETWORK = "10.77.0."
 
-BOOT_SECONDS = 240
-STATUS_TIMEOUT, STATUS_BROKEN = 124, 125
+BOOT_SECONDS = 300
+BOOT_ATTEMPTS = 3
+STATUS_LACKING, STATUS_TIMEOUT, STATUS_BROKEN = 77, 124, 125
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PORTS = ("output", "errors", "control")
 KERNEL_ARGUMENTS = ("console=ttyS0 quiet panic=1 no_timer_check "
                     "mitigations=off nowatchdog")
@@ -58,7 +66,7 @@ _libc = ctypes.CDLL(None)
 
 
 class Broken(Exception):
-    """The lab itself does not work, or not in time."""
+    """Why the script did not come to its end."""
 
     def __init__(self, message, status=STATUS_BROKEN):
         super().__init__(message)
@@ -81,7 +89,8 @@ def find_qemu():
                  shutil.which("qemu-system-x86_64")):
         if path and os.access(path, os.X_OK):
             return path
-    raise Broken("there is no qemu-system-x86_64: run scripts/build")
+    raise Broken("there is no qemu-system-x86_64: run scripts/build",
+                 STATUS_LACKING)
 
 
 class Host:
@@ -91,16 +100,22 @@ class Host:
         self.up = False
         self.rest = {name: b"" for name in PORTS}
         self.console = run_dir / f"console-{number}.log"
+        self.qemu_log = run_dir / f"qemu-{number}.log"
         self.job = run_dir / f"job-{number}"
         self.address = NETWORK + str(number) if options.hosts > 1 else ""
+        self.options, self.scratch = options, scratch
+        self.attempts = 0
         self._write_job(options, scratch)
+        self.start()
+
+    def start(self):
+        self.attempts += 1
         self.sockets, theirs = {}, {}
         for name in PORTS:
             self.sockets[name], theirs[name] = socket.socketpair()
             self.sockets[name].setblocking(False)
-        argv = self._argv(options, scratch, theirs)
-        with open(run_dir / f"qemu-{number}.log", "wb") as log:
-            self.qemu_log = log.name
+        argv = self._argv(self.options, self.scratch, theirs)
+        with open(self.qemu_log, "wb") as log:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 pass_fds=[s.fileno() for s in theirs.values()],
@@ -118,7 +133,7 @@ class Host:
             "LAB_MODULES": modules.resolve() if modules.exists() else "",
             "HOME": os.environ.get("HOME", "/root"), "LC_ALL": "C.UTF-8"}
         variables.update((name, value) for name, value in os.environ.items()
-                         if name.startswith("MEMX_"))
+                         if name.startswith(("MEMX_", "SUDO_")))
         lines = [f"export {name}={shlex.quote(str(value))}"
                  for name, value in variables.items()]
         argv = [*options.command]
@@ -160,7 +175,7 @@ class Host:
         """The console's end is what says why."""
         lines = []
         for path in self.qemu_log, self.console:
-            text = pathlib.Path(path).read_text(errors="replace")
+            text = path.read_text(errors="replace") if path.exists() else ""
             lines += text.splitlines()[-15:]
         shown = "".join(f"\n    | {line}" for line in lines)
         raise Broken(f"host {self.number} {what}{shown}\n"
@@ -178,7 +193,8 @@ def enter_own_network():
     uid, gid = os.geteuid(), os.getegid()
     if _libc.unshare(CLONE_NEWNET | (CLONE_NEWUSER if uid else 0)):
         raise Broken("several hosts need a network namespace, which user "
-                     f"{uid} cannot make here: run it as root")
+                     f"{uid} cannot make here: run it as root",
+                     STATUS_LACKING)
     if uid:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"),
                            ("gid_map", f"0 {gid} 1")):
@@ -205,11 +221,11 @@ class Run:
     def __init__(self, options):
         self.options = options
         self.hosts = []
-        self.directory = None
+        self.directory = RUNS / str(os.getpid())
+        self.succeeded = False  # so nobody will want to know more
         self.selector = selectors.DefaultSelector()
 
     def __enter__(self):
-        self.directory = RUNS / str(os.getpid())
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         if " " in str(self.directory):
@@ -217,13 +233,12 @@ class Run:
                          "which a kernel's command line cannot have")
         return self
 
-    def __exit__(self, kind, _value, _traceback):
+    def __exit__(self, *_how):
         for host in self.hosts:
             host.end()
-
-    def forget(self):
-        """Nobody will want to know more."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if self.succeeded:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        give_back()
 
     def start(self):
         scratch = self.options.scratch
@@ -237,9 +252,12 @@ class Run:
         for number in range(1, self.options.hosts + 1):
             host = Host(number, self.options, self.directory, scratch)
             self.hosts.append(host)
-            for name in PORTS:
-                self.selector.register(host.sockets[name],
-                                       selectors.EVENT_READ, (host, name))
+            self._listen(host)
+
+    def _listen(self, host):
+        for name in PORTS:
+            self.selector.register(host.sockets[name], selectors.EVENT_READ,
+                                   (host, name))
 
     def watch(self):
         """Until host 1 is done, or another has failed; its status."""
@@ -272,28 +290,41 @@ class Run:
         if data:
             self._take(host, name, data)
             return
-        self.selector.unregister(host.sockets[name])
-        if name == "control" and host.status is None:
-            host.process.wait()
-            host.fail("ended before its job" if host.up else
-                      "ended before it was up")
+        if name != "control" or host.status is not None:
+            self.selector.unregister(host.sockets[name])
+            return
+        host.end()
+        if host.up:
+            host.fail("ended before its job")
+        if host.attempts == BOOT_ATTEMPTS:
+            host.fail("ended before it was up")
+        for end in host.sockets.values():
+            if end in self.selector.get_map():
+                self.selector.unregister(end)
+            end.close()
+        host.start()
+        self._listen(host)
 
     def _take(self, host, name, data):
+        if name == "control" or self.options.hosts > 1:
+            *lines, host.rest[name] = (host.rest[name] + data).split(b"\n")
         if name == "control":
-            for line in data.decode().split("\n"):
-                if line == "up":
-                    host.up = True
-                elif line.startswith("exit "):
-                    self._drain(host)
-                    host.status = int(line[5:])
+            for line in lines:
+                self._control(host, line.decode())
             return
         stream = sys.stdout.buffer if name == "output" else sys.stderr.buffer
         if self.options.hosts > 1:
-            *lines, host.rest[name] = (host.rest[name] + data).split(b"\n")
             data = b"".join(b"%d| %s\n" % (host.number, line)
                             for line in lines)
         stream.write(data)
         stream.flush()
+
+    def _control(self, host, line):
+        if line == "up":
+            host.up = True
+        elif line.startswith("exit "):
+            self._drain(host)
+            host.status = int(line[5:])
 
     def _drain(self, host):
         """What was printed before the exit is here already."""
@@ -308,6 +339,15 @@ class Run:
                 self._take(host, name, data)
             if host.rest[name]:
                 self._take(host, name, b"\n")
+
+
+def give_back():
+    """Under sudo, what lies in build/ belongs to who called it."""
+    uid, gid = os.environ.get("SUDO_UID"), os.environ.get("SUDO_GID")
+    if os.geteuid() == 0 and uid and gid:
+        for where, _, files in os.walk(RUNS.parent):
+            for name in [where] + [os.path.join(where, f) for f in files]:
+                os.chown(name, int(uid), int(gid), follow_symlinks=False)
 
 
 def prune():
@@ -334,7 +374,8 @@ def parse():
         prog="scripts/lab run", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernel", choices=("6.12", "7.3", "idle"),
-                        default="7.3")
+                        default=os.environ.get("MEMX_LAB_KERNEL", "7.3"),
+                        help="default: $MEMX_LAB_KERNEL or 7.3")
     parser.add_argument("--hosts", type=int, default=1, metavar="N")
     parser.add_argument("--memory", type=int, default=3072, metavar="MIB",
                         help="of each host (default: %(default)s)")
@@ -362,23 +403,29 @@ def check_machine(options):
     have = available_mib()
     if have < need:
         raise Broken(f"{options.hosts} hosts of {options.memory} MiB need "
-                     f"{need} MiB of memory; {have} MiB are available here")
+                     f"{need} MiB of memory; {have} MiB are available here",
+                     STATUS_LACKING)
 
 
 def fetch_kernel(kernel):
     done = subprocess.run([TOP / "scripts/fetch-lab-kernel", kernel],
-                          stdout=subprocess.DEVNULL, check=False)
+                          stdin=subprocess.DEVNULL, check=False,
+                          stdout=subprocess.DEVNULL)
     if done.returncode:
-        raise Broken(f"there is no kernel {kernel} to boot, see above")
+        # It has said why, and the last line tells a test's reason to skip.
+        sys.exit(STATUS_LACKING)
 
 
 def on_signal(number, _frame):
+    # Once: what ends the hosts is not interrupted.
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
     raise Broken("ended by " + signal.Signals(number).name, 128 + number)
 
 
 def main():
     options = parse()
-    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+    for number in SIGNALS:
         signal.signal(number, on_signal)
     prune()
     try:
@@ -387,11 +434,14 @@ def main():
         with Run(options) as run:
             run.start()
             status = run.watch()
+            run.succeeded = status == 0
     except Broken as reason:
         print(f"lab: {reason}", file=sys.stderr, flush=True)
         return reason.status
-    if status == 0:
-        run.forget()
+    except BrokenPipeError:
+        # Nobody reads what the script says, so nobody wants it to go on.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return status
 
 
