@@ -45,6 +45,9 @@
               got_ < 0 ? ", " : "", got_ < 0 ? strerror(-got_) : ""); \
     } while (0)
 
+/* Whether what is repeated many times may end early: on an emulated CPU. */
+bool long_enough(void);
+
 /* End with 77: this machine cannot show it. */
 void skip(const char *fmt, ...)
     __attribute__((noreturn, format(printf, 1, 2)));
