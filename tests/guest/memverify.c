@@ -10,7 +10,8 @@
  * and on a seed.  Then threads visit pages, in random order or one after
  * another, compare every word with what they wrote last, and rewrite some of
  * the pages as their next generation.  At the end every page is
- * compared once more, in an order without pattern.
+ * compared once more, in an order without pattern unless --check-in-order
+ * says that there is no time for that.
  *
  * A page belongs to one thread (page number modulo threads), so nothing is
  * locked; neighbouring pages, and so every chunk below us, are shared by all.
@@ -56,6 +57,7 @@ typedef struct Options {
     unsigned write_percent; /* of visits that rewrite their page */
     unsigned hot_percent;   /* of pages, which get nine visits in ten */
     bool sequential;
+    bool check_in_order;
     uint64_t seed;
     const char *disk;
     unsigned disk_percent;  /* of visits that begin with the disk */
@@ -299,7 +301,7 @@ static bool check_all(Worker *w)
         bits++;
     }
     for (uint64_t i = 0; i < UINT64_C(1) << bits; i++) {
-        uint64_t index = scatter(i, bits);
+        uint64_t index = opt.check_in_order ? i : scatter(i, bits);
 
         if (index < own && (atomic_load(&found_mismatch) ||
                             !check_page(w, index * opt.threads + w->index))) {
@@ -363,6 +365,7 @@ static void parse_options(int argc, char **argv)
         { "write-percent", required_argument, NULL, 'w' },
         { "hot-percent", required_argument, NULL, 'h' },
         { "sequential", no_argument, NULL, 'q' },
+        { "check-in-order", no_argument, NULL, 'o' },
         { "seed", required_argument, NULL, 'e' },
         { "disk", required_argument, NULL, 'd' },
         { "disk-percent", required_argument, NULL, 'D' },
@@ -385,6 +388,7 @@ static void parse_options(int argc, char **argv)
         case 'w': opt.write_percent = parse(name, optarg, 0, 100); break;
         case 'h': opt.hot_percent = parse(name, optarg, 1, 100); break;
         case 'q': opt.sequential = true; break;
+        case 'o': opt.check_in_order = true; break;
         case 'e': opt.seed = parse(name, optarg, 0, UINT64_MAX); break;
         case 'd': opt.disk = optarg; break;
         case 'D': opt.disk_percent = parse(name, optarg, 0, 100); break;
