@@ -33,7 +33,9 @@ class Test:
         self._lock = threading.Lock()
         self._cleanups = []
         self._servers = 0
-        self.log_dir = os.path.join(BUILD, "e2e-logs", name)
+        self.log_dir = os.path.join(
+            os.environ.get("MEMX_LOGS") or os.path.join(BUILD, "e2e-logs"),
+            name)
         shutil.rmtree(self.log_dir, ignore_errors=True)
         os.makedirs(self.log_dir)
         self._log = open(self.log_path("test.log"), "w", encoding="utf-8")

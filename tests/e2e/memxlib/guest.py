@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-from .wait import Failure, wait_until
+from .wait import PATIENCE, Failure, wait_until
 
 
 class Job:
@@ -55,10 +55,9 @@ class Load:
     """memverify, running until finish(): reads and rewrites memory at
     random, and knows what must be there."""
 
-    def __init__(self, guest, options):
+    def __init__(self, guest, job):
         self._guest = guest
-        self.job = guest.start(f"memverify --seconds 3600 {options}")
-        self.job.wait_line("^phase visit", 120)
+        self.job = job
 
     def _visits(self):
         return [int(m.group(1)) for m in
@@ -195,7 +194,7 @@ class Guest:
             result = predicate()
             return result or self._closed
         with self._changed:
-            if not self._changed.wait_for(look, seconds):
+            if not self._changed.wait_for(look, seconds * PATIENCE):
                 raise Failure(f"not within {seconds} s in the guest: {what}")
         if not result:
             raise Failure(f"QEMU ended while waiting in the guest: {what}")
@@ -225,8 +224,15 @@ class Guest:
         """Runs a command to its successful end; returns its output."""
         return self.start(command).wait(seconds)
 
+    def adopt(self, number, command):
+        """A command that was started by who had the guest before us."""
+        with self._changed:
+            return self._jobs.setdefault(number, Job(self, command))
+
     def load(self, options="--percent 70"):
-        return Load(self, options)
+        job = self.start(f"memverify --seconds 3600 {options}")
+        job.wait_line("^phase visit", 120)
+        return Load(self, job)
 
     def is_alive(self, seconds=20):
         self.run("true", seconds)

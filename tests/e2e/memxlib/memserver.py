@@ -10,7 +10,7 @@ import subprocess
 import threading
 
 from .process import Child
-from .wait import Failure, wait_until
+from .wait import PATIENCE, Failure, wait_until
 
 
 def free_port():
@@ -173,7 +173,7 @@ class Memserver:
         argv = [self.test.binary("memxctl"), words[0],
                 "--control", self.control, *words[1:]]
         done = subprocess.run(argv, capture_output=True, text=True,
-                              timeout=seconds, check=False)
+                              timeout=seconds * PATIENCE, check=False)
         self.test.log(f"{' '.join(argv)} -> {done.returncode}: "
                       f"{(done.stdout + done.stderr).strip()[:2000]}")
         if succeed and done.returncode != 0:

@@ -12,7 +12,8 @@ class Migration:
 
     servers: a split migration to these, with local bytes at the destination;
     none: a plain one.  parameters: of migrate-set-parameters, with underscores
-    for hyphens; they are set on both sides.
+    for hyphens; they are set on both sides.  source or destination may be
+    None: another host has it.
     """
 
     def __init__(self, source, destination, servers=(), local=None,
@@ -92,7 +93,8 @@ class Migration:
         """To its success, and until the destination runs; returns what
         query-migrate says."""
         info = self.wait_status("completed", seconds=seconds)
-        self.destination.wait_status("running")
+        if self.destination:
+            self.destination.wait_status("running")
         check(self.source.status() == "postmigrate",
               f"the source is {self.source.status()}")
         return info

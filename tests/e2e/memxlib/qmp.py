@@ -9,7 +9,7 @@ import json
 import socket
 import threading
 
-from .wait import Deadline, Failure, wait_until
+from .wait import PATIENCE, Deadline, Failure, wait_until
 
 
 class QmpError(Failure):
@@ -85,7 +85,7 @@ class Qmp:
         def arrived():
             return number in self._replies or self._closed
         with self._changed:
-            if not self._changed.wait_for(arrived, seconds):
+            if not self._changed.wait_for(arrived, seconds * PATIENCE):
                 raise Failure(f"no answer from QMP within {seconds} s")
             reply = self._replies.pop(number, None)
         if reply is None:

@@ -49,13 +49,15 @@ def best_accel():
 class Vm:
     """local=None: ordinary memory.  memx: further options of the backend,
     with underscores for hyphens.  memory: arguments instead of all that.
-    source: the VM that is going to migrate here, whose guest this is then.
+    source: the VM that is going to migrate here, whose guest this is then;
+    incoming: it is on another host, and no Vm of ours.
     """
 
     def __init__(self, test, size="512M", local=None, servers=(), memx=None,
                  memory=None, cpus=2, accel="tcg,thread=multi", extra=(),
                  balloon=None, kernel_args="", name="vm", wait_boot=True,
-                 before_exec=None, source=None, initrd="initramfs"):
+                 before_exec=None, source=None, incoming=False,
+                 initrd="initramfs"):
         self.test = test
         self.name = name
         self.closed = False
@@ -69,7 +71,7 @@ class Vm:
                                        **(memx or {}))]
         argv = [test.qemu(), "-name", f"{test.name}-{name}", "-machine", "pc",
                 "-accel", accel, "-smp", str(cpus),
-                "-cpu", "host" if accel == "kvm" else TCG_CPU,
+                "-cpu", "host" if accel.startswith("kvm") else TCG_CPU,
                 "-nodefaults", "-display", "none", "-no-reboot",
                 "-kernel", test.guest_file("vmlinuz"),
                 "-initrd", test.guest_file(initrd),
@@ -84,7 +86,7 @@ class Vm:
                 *memory, *extra]
         if balloon is not None:
             argv += ["-device", f"virtio-balloon-pci{balloon}"]
-        if source:
+        if source or incoming:
             argv += ["-incoming", "defer"]
         self.process = Child(name, argv, test.log_path(f"{name}.log"),
                              before_exec=before_exec)
@@ -98,7 +100,7 @@ class Vm:
             return
         self.guest = Guest(guest_path, test.log, alive)
         test.cleanup(self.guest.close)
-        if wait_boot:
+        if wait_boot and not incoming:
             self.guest.wait_boot()
 
     # --- what QEMU says
