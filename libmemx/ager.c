@@ -35,6 +35,8 @@ struct MemxAger {
     MemxWorker worker;
 
     int stop;                           /* atomic */
+    int paused;                         /* atomic */
+    GMutex away;                        /* held while pages are taken away */
     atomic_uint_fast64_t next_slice;    /* to be taken, in this pass */
 
     GMutex lock;                        /* a leaf; protects what follows */
@@ -107,6 +109,24 @@ static void slice_at(const MemxAger *a, uint64_t index, MemxSlice *slice)
     slice->faults = 0;
 }
 
+/* False: paused. */
+static bool harvest(MemxAger *a, MemxSlice *slice)
+{
+    bool yes;
+
+    if (a->ops->waits) {
+        g_mutex_lock(&a->away);
+    }
+    yes = !g_atomic_int_get(&a->paused);
+    if (yes) {
+        a->ops->harvest(a->tracker, slice, a->worker.wake_fd, a->dwell_ns);
+    }
+    if (a->ops->waits) {
+        g_mutex_unlock(&a->away);
+    }
+    return yes;
+}
+
 static void look(MemxAger *a, uint64_t index, MemxFound *found,
                  uint64_t *faults)
 {
@@ -116,9 +136,11 @@ static void look(MemxAger *a, uint64_t index, MemxFound *found,
     slice_at(a, index, &slice);
     wanted = a->client->want(a->opaque, &slice);
     if (wanted && a->ops) {
-        a->ops->harvest(a->tracker, &slice, a->worker.wake_fd, a->dwell_ns);
-        atomic_fetch_add(&a->slices_now, 1);
+        if (!harvest(a, &slice)) {
+            return;
+        }
         looked = a->armed;
+        atomic_fetch_add(&a->slices_now, 1);
         *faults += slice.faults;
     }
     if (a->armed || !a->ops) {
@@ -310,6 +332,7 @@ MemxAger *memx_ager_new(const MemxWatch *watch, const MemxTrackerOps *ops,
     uint64_t slices = 0;
 
     g_mutex_init(&a->lock);
+    g_mutex_init(&a->away);
     a->ops = ops;
     a->tracker = tracker;
     a->why = why;
@@ -339,18 +362,26 @@ bool memx_ager_start(MemxAger *a, GError **error)
     return memx_worker_start(&a->worker, "memx-ager", ager_thread, a, error);
 }
 
+void memx_ager_stop(MemxAger *a)
+{
+    if (a) {
+        g_atomic_int_set(&a->stop, 1);
+        memx_worker_join(&a->worker);
+    }
+}
+
 void memx_ager_free(MemxAger *a)
 {
     if (!a) {
         return;
     }
-    g_atomic_int_set(&a->stop, 1);
-    memx_worker_join(&a->worker);
+    memx_ager_stop(a);
     if (a->ops) {
         a->ops->close(a->tracker);
     }
     memx_worker_destroy(&a->worker);
     g_mutex_clear(&a->lock);
+    g_mutex_clear(&a->away);
     g_free(a->end_slice);
     g_free(a->range);
     g_free(a->why);
@@ -370,6 +401,16 @@ bool memx_ager_moved_is_idle(const MemxAger *a)
 void memx_ager_silence(MemxAger *a)
 {
     memx_worker_silence(&a->worker);
+}
+
+void memx_ager_pause(MemxAger *a, bool pause)
+{
+    g_atomic_int_set(&a->paused, pause);
+    if (pause && a->ops && a->ops->waits) {
+        memx_worker_ring(&a->worker); /* ends a dwell */
+        g_mutex_lock(&a->away);
+        g_mutex_unlock(&a->away);
+    }
 }
 
 void memx_ager_ring(MemxAger *a)

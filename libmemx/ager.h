@@ -71,6 +71,8 @@ MemxAger *memx_ager_new(const MemxWatch *watch, const MemxTrackerOps *ops,
                         const MemxAgerClient *client, void *opaque,
                         GError **error);
 bool memx_ager_start(MemxAger *ager, GError **error);
+/* Ends the thread; others may still ask the rest.  NULL is fine. */
+void memx_ager_stop(MemxAger *ager);
 /* Ends the thread, and closes the tracker.  NULL is fine. */
 void memx_ager_free(MemxAger *ager);
 /* By a tracker that was woken, before it looks. */
@@ -78,6 +80,8 @@ void memx_ager_silence(MemxAger *ager);
 /* Of its tracker. */
 bool memx_ager_knows_no_pages(const MemxAger *ager);
 bool memx_ager_moved_is_idle(const MemxAger *ager);
+/* When it returns nothing is away, nor will be until it goes on. */
+void memx_ager_pause(MemxAger *ager, bool pause);
 /* Wakes a tracker that waits.  Fault path. */
 void memx_ager_ring(MemxAger *ager);
 void memx_ager_set(MemxAger *ager, unsigned period_ms, unsigned cpu_percent);

@@ -36,7 +36,8 @@ static int connect_to(const char *path, GError **error)
         return -1;
     }
     strcpy(address.sun_path, path);
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    /* A helper that hangs is no reason to wait: EAGAIN. */
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address))) {
         fail(error, path, "cannot connect: ", g_strerror(errno));
         if (fd >= 0) {
@@ -87,9 +88,13 @@ bool memx_idle_files_receive(const char *path, MemxIdleFiles *files,
     if (fd < 0) {
         return false;
     }
-    if (poll(&pfd, 1, WAIT_MS) == 0) {
+    do {
+        n = poll(&pfd, 1, WAIT_MS);
+    } while (n < 0 && errno == EINTR);
+    if (n == 0) {
         errno = ETIMEDOUT;
-    } else {
+        n = -1;
+    } else if (n > 0) {
         n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
     }
     if (n < 0) {

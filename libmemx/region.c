@@ -349,7 +349,7 @@ void memx_region_free(MemxRegion *r)
     g_mutex_lock(&r->lock);
     g_cond_broadcast(&r->changed); /* the keeper may wait for an answer */
     g_mutex_unlock(&r->lock);
-    memx_ager_free(r->ager); /* while faults are still served */
+    memx_ager_stop(r->ager); /* gives back what it has away */
     memx_worker_join(&r->keeper);
     for (unsigned i = 0; i < r->n_servers; i++) {
         memx_worker_join(&r->server[i].link);
@@ -358,6 +358,7 @@ void memx_region_free(MemxRegion *r)
     memx_worker_join(&r->store);
     memx_worker_join(&r->faults);
     memx_worker_join(&r->session);
+    memx_ager_free(r->ager); /* fault and fetch asked it to the end */
     for (unsigned i = 0; r->server && i < MEMX_SERVERS_MAX; i++) {
         memx_worker_destroy(&r->server[i].link);
     }

@@ -194,6 +194,7 @@ bool memx_tracker_set(MemxTracker *t, unsigned period_ms,
 void memx_tracker_pause(MemxTracker *t, bool pause)
 {
     g_atomic_int_set(&t->paused, pause);
+    memx_ager_pause(t->ager, pause);
 }
 
 uint32_t memx_tracker_history(MemxTracker *t, unsigned range, uint8_t *value,

@@ -199,6 +199,11 @@ static int memx_postcopy_probe(NotifierWithReturn *n, void *data, Error **errp)
                    "migrate to it without postcopy-ram");
         return -ENOTSUP;
     }
+    if (pnd->reason == POSTCOPY_NOTIFY_PROBE && memx_tracker_has_uffd()) {
+        error_setg(errp, "memory that memx-tracker watches can't receive "
+                   "postcopy: remove the object first");
+        return -ENOTSUP;
+    }
     return 0;
 }
 

@@ -4,7 +4,9 @@
  *
  * It watches the RAM blocks of memory backends, from the machine's start or
  * from object-add on, each with a tracker of its own in libmemx; DIMMs that
- * come later too.  memory-backend-memx watches its memory itself.
+ * come later too.  memory-backend-memx watches its memory itself.  A VM that
+ * arrives by a migration is watched from when it runs: until then its memory
+ * is the migration's.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -13,6 +15,7 @@
 #include "exec/ramblock.h"
 #include "exec/ramlist.h"
 #include "hw/qdev-core.h"
+#include "migration/misc.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-memx.h"
 #include "qemu/error-report.h"
@@ -22,6 +25,7 @@
 #include "qemu/units.h"
 #include "qom/object_interfaces.h"
 #include "system/hostmem.h"
+#include "system/runstate.h"
 #include "system/system.h"
 #include "compat.h"
 #include "memx-backend.h"
@@ -37,6 +41,7 @@ typedef struct TrackedBlock {
     char *name;
     void *host;
     uint64_t bytes;
+    bool is_private;            /* and in no file */
     MemxTracker *tracker;
     QTAILQ_ENTRY(TrackedBlock) next;
 } TrackedBlock;
@@ -50,9 +55,11 @@ struct MemxTrackerObject {
     MemxTracking tracking;
     TrackedBlocks blocks;
     bool started;
-    bool waits;                 /* for the machine */
+    bool waits;                 /* for the machine, or for a migration's end */
+    bool excludes_pins;         /* samples are away at times */
     RAMBlockNotifier ram_notifier;
     Notifier machine_done;
+    VMChangeStateEntry *vm_state;
 };
 
 static MemxTrackerObject *the_tracker;
@@ -91,6 +98,11 @@ static bool watch_block(MemxTrackerObject *t, TrackedBlock *block,
     MemxTrackerOptions options;
     MemxIdleFiles files;
 
+    if (t->tracking.mode == MEMX_TRACKER_MODE_SAMPLE && !block->is_private) {
+        error_setg(errp, "'%s' is shared or in a file: only private anonymous "
+                   "memory can be sampled", block->name);
+        return false;
+    }
     if (!memx_tracking_options(&t->tracking, &options, &files, errp)) {
         return false;
     }
@@ -99,6 +111,9 @@ static bool watch_block(MemxTrackerObject *t, TrackedBlock *block,
     if (!block->tracker) {
         error_setg(errp, "'%s': %s", block->name, gerr->message);
         return false;
+    }
+    if (migration_is_running()) {
+        memx_tracker_pause(block->tracker, true);
     }
     return true;
 }
@@ -134,6 +149,7 @@ static bool watch_blocks(MemxTrackerObject *t, const void *host, Error **errp)
                 block->name = host_memory_backend_get_name(backend);
                 block->host = rb->host;
                 block->bytes = rb->used_length;
+                block->is_private = !qemu_ram_is_shared(rb) && rb->fd < 0;
                 QTAILQ_INSERT_TAIL(&new, block, next);
             }
         }
@@ -185,6 +201,13 @@ void memx_tracker_pause_all(bool pause)
     }
 }
 
+bool memx_tracker_has_uffd(void)
+{
+    return the_tracker && the_tracker->started &&
+           the_tracker->tracking.mode != MEMX_TRACKER_MODE_IDLE &&
+           the_tracker->tracking.mode != MEMX_TRACKER_MODE_DAMON;
+}
+
 bool memx_tracker_give_history(const void *host, MemxRegion *region)
 {
     TrackedBlock *block = the_tracker ? find_block(the_tracker, host) : NULL;
@@ -196,8 +219,8 @@ bool memx_tracker_give_history(const void *host, MemxRegion *region)
         return false;
     }
     memx_tracker_stats(block->tracker, stats);
-    if (!stats->periods) {
-        return false; /* it has only just begun */
+    if (!stats->periods || !stats->looked_chunks) {
+        return false; /* it has only just begun, or learnt nothing */
     }
     n = memx_tracker_history(block->tracker, 0, value, n);
     memx_region_set_history(region, value, n);
@@ -206,12 +229,27 @@ bool memx_tracker_give_history(const void *host, MemxRegion *region)
 
 /* --- the object -------------------------------------------------------- */
 
+/* Who pins memory for DMA can't wait for a sample that is away. */
+static bool exclude_pins(MemxTrackerObject *t, Error **errp)
+{
+    if (t->tracking.mode != MEMX_TRACKER_MODE_SAMPLE) {
+        return true;
+    }
+    if (ram_block_discard_require(true)) {
+        error_setg(errp, "a device of this VM pins its memory (VFIO, vDPA or "
+                   "the like), which can't be sampled");
+        return false;
+    }
+    t->excludes_pins = true;
+    return true;
+}
+
 static bool start(MemxTrackerObject *t, Error **errp)
 {
     TrackedBlock *block, *next;
 
     t->waits = false;
-    if (!watch_blocks(t, NULL, errp)) {
+    if (!exclude_pins(t, errp) || !watch_blocks(t, NULL, errp)) {
         QTAILQ_FOREACH_SAFE(block, &t->blocks, next, next) {
             forget_block(t, block);
         }
@@ -225,12 +263,33 @@ static bool start(MemxTrackerObject *t, Error **errp)
     return true;
 }
 
+/* The migration that brought this VM is over. */
+static void vm_state_changed(void *opaque, bool running, RunState state)
+{
+    MemxTrackerObject *t = opaque;
+    Error *err = NULL;
+
+    if (running && t->waits && !start(t, &err)) {
+        warn_report_err(err);
+    }
+}
+
+static bool start_or_wait(MemxTrackerObject *t, Error **errp)
+{
+    if (!runstate_check(RUN_STATE_INMIGRATE)) {
+        return start(t, errp);
+    }
+    t->waits = true;
+    t->vm_state = qemu_add_vm_change_state_handler(vm_state_changed, t);
+    return true;
+}
+
 static void machine_is_done(Notifier *n, void *unused)
 {
     MemxTrackerObject *t = container_of(n, MemxTrackerObject, machine_done);
     Error *err = NULL;
 
-    if (t->waits && !start(t, &err)) {
+    if (!start_or_wait(t, &err)) {
         error_report_err(err);
         exit(EXIT_FAILURE);
     }
@@ -247,11 +306,10 @@ static void memx_tracker_complete(UserCreatable *uc, Error **errp)
         return;
     }
     if (phase_check(PHASE_MACHINE_READY)) {
-        if (!start(t, errp)) {
+        if (!start_or_wait(t, errp)) {
             return;
         }
     } else {
-        t->waits = true;
         t->machine_done.notify = machine_is_done;
         qemu_add_machine_init_done_notifier(&t->machine_done);
     }
@@ -319,14 +377,20 @@ static void memx_tracker_instance_finalize(Object *obj)
     MemxTrackerObject *t = MEMX_TRACKER(obj);
     TrackedBlock *block, *next;
 
-    if (t->waits) {
+    if (t->machine_done.notify) {
         qemu_remove_machine_init_done_notifier(&t->machine_done);
+    }
+    if (t->vm_state) {
+        qemu_del_vm_change_state_handler(t->vm_state);
     }
     if (t->started) {
         ram_block_notifier_remove(&t->ram_notifier);
     }
     QTAILQ_FOREACH_SAFE(block, &t->blocks, next, next) {
         forget_block(t, block);
+    }
+    if (t->excludes_pins) {
+        ram_block_discard_require(false);
     }
     if (the_tracker == t) {
         the_tracker = NULL;

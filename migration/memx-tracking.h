@@ -51,6 +51,8 @@ void memx_tracking_watch_migration(void);
 
 /* memx-tracker.c */
 void memx_tracker_pause_all(bool pause);
+/* Ordinary memory is, or may be, registered with its userfaultfd. */
+bool memx_tracker_has_uffd(void);
 /* What a memx-tracker knows of ordinary memory at @host, into
  * @region, which is to be split.  False: nothing. */
 bool memx_tracker_give_history(const void *host, MemxRegion *region);

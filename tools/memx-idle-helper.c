@@ -95,6 +95,7 @@ static int open_pagemap(int peer)
 {
     struct ucred who;
     socklen_t size = sizeof(who);
+    struct stat st;
     char path[64];
     int pidfd = -1, fd, saved;
 
@@ -108,6 +109,12 @@ static int open_pagemap(int peer)
     snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)who.pid);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     saved = errno;
+    /* A program that is not its user's own (set-uid), executed since. */
+    if (fd >= 0 && (fstat(fd, &st) || st.st_uid != who.uid)) {
+        saved = EPERM;
+        close(fd);
+        fd = -1;
+    }
     /* Still there: then it was there when its file was opened. */
     if (fd >= 0 && syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) &&
         errno != EPERM) {

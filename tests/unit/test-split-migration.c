@@ -133,17 +133,45 @@ static MemxRegion *source_new(ServerProcess **servers, bool is_passive,
     return m->source;
 }
 
-static void test_moves(const void *is_passive)
+/* A sampler of ordinary memory, in the middle of its work; paused, as a VM's
+ * is when it begins to migrate: then nothing may be away. */
+static MemxTracker *sampler_new(const Move *m)
 {
+    MemxRange range = { m->vm->base, SIZE };
+    MemxTrackerOptions options = MEMX_TRACKER_OPTIONS_INIT;
+    g_autoptr(GError) error = NULL;
+    MemxTrackerStats stats;
+    MemxTracker *tracker;
+
+    options.kind = MEMX_TRACKER_SAMPLE;
+    options.period_ms = 1000;
+    tracker = memx_tracker_new(&range, 1, MIB / 2, &options, &error);
+    g_assert_no_error(error);
+    do {
+        g_usleep(10000);
+        memx_tracker_stats(tracker, &stats);
+    } while (stats.periods < 1);
+    g_usleep(100000);
+    memx_tracker_pause(tracker, true);
+    return tracker;
+}
+
+static void test_moves(const void *kind)
+{
+    bool is_passive = !g_str_equal(kind, "memx");
     ServerProcess *servers[2];
+    MemxTracker *tracker = NULL;
     MemxRegion *source, *region;
     g_autoptr(GError) error = NULL;
     Move m = { 0 };
     MemxStats stats;
 
     servers_new(servers, "160M");
-    source = source_new(servers, !!is_passive, &m);
+    source = source_new(servers, is_passive, &m);
     m.sparse = is_passive;
+    if (g_str_equal(kind, "sampled")) {
+        tracker = sampler_new(&m);
+    }
     vm_start(m.vm);
     move_transfer(&m);
     vm_stop(m.vm);
@@ -160,6 +188,7 @@ static void test_moves(const void *is_passive)
     g_assert_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT);
     g_test_message("%s", error->message);
     memx_split_leave(source);
+    memx_tracker_free(tracker);
     memx_region_free(source);
     vm_check(m.vm);
     memx_region_free(region);
@@ -457,8 +486,9 @@ int main(int argc, char **argv)
     static const char yes[] = "yes";
 
     g_test_init(&argc, &argv, NULL);
-    g_test_add_data_func("/split/moves/memx", NULL, test_moves);
-    g_test_add_data_func("/split/moves/ordinary", yes, test_moves);
+    g_test_add_data_func("/split/moves/memx", "memx", test_moves);
+    g_test_add_data_func("/split/moves/ordinary", "ordinary", test_moves);
+    g_test_add_data_func("/split/moves/sampled", "sampled", test_moves);
     g_test_add_func("/split/moves-again", test_moves_again);
     g_test_add_data_func("/split/cancelled/memx", NULL, test_cancelled);
     g_test_add_data_func("/split/cancelled/ordinary", yes, test_cancelled);
