@@ -4,6 +4,7 @@
 # kernels: 6.12
 # kernels with --all: 7.3
 # timeout: 900
+# slow: some minutes for each kernel, in an emulated host
 """Under KVM a guest with a quarter of its RAM local finds every byte as it
 wrote it."""
 

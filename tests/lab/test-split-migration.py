@@ -4,6 +4,7 @@
 # kernels: 7.3
 # kernels with --all: 6.12
 # timeout: 900
+# slow: some minutes for each kernel, in an emulated host
 """A KVM guest with ordinary RAM moves to another host that has less memory
 than it has, the rest to a server on each, while it writes and verifies."""
 
