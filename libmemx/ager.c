@@ -58,6 +58,13 @@ struct MemxAger {
     atomic_uint_fast64_t slices_now;
 };
 
+/* A thread's part of a pass. */
+struct MemxPace {
+    MemxAger *ager;
+    uint64_t start_ns;
+    uint64_t cpu_ns;                    /* of the thread, at the start */
+};
+
 static uint64_t now_ns(clockid_t clock)
 {
     struct timespec t;
@@ -71,12 +78,18 @@ static bool stopping(MemxAger *a)
     return g_atomic_int_get(&a->stop);
 }
 
-/* Sleeps, but not when it is to stop. */
+/* Whoever pauses waits for what is away: no time to sleep. */
+static bool hurried(MemxAger *a)
+{
+    return stopping(a) || g_atomic_int_get(&a->paused);
+}
+
+/* Sleeps, but not when it is to stop or to pause; then the bell stays rung. */
 static void nap(MemxAger *a, uint64_t ns)
 {
     uint64_t end = now_ns(CLOCK_MONOTONIC) + ns;
 
-    while (!stopping(a)) {
+    while (!hurried(a)) {
         uint64_t now = now_ns(CLOCK_MONOTONIC);
         struct pollfd pfd = { .fd = a->worker.wake_fd, .events = POLLIN };
 
@@ -84,9 +97,32 @@ static void nap(MemxAger *a, uint64_t ns)
             return;
         }
         poll(&pfd, 1, (MIN(end - now, NAP_NS) + MS - 1) / MS);
-        if (pfd.revents) {
+        if (pfd.revents && !hurried(a)) {
             memx_worker_silence(&a->worker);
         }
+    }
+}
+
+static uint64_t used_ns(const MemxPace *pace)
+{
+    return now_ns(CLOCK_THREAD_CPUTIME_ID) - pace->cpu_ns;
+}
+
+uint64_t memx_pace_ns(const MemxPace *pace)
+{
+    uint64_t due = pace->start_ns +
+                   used_ns(pace) * 100 / pace->ager->share_percent;
+    uint64_t now = now_ns(CLOCK_MONOTONIC);
+
+    return due > now + MS && !hurried(pace->ager) ? due - now : 0;
+}
+
+void memx_pace(const MemxPace *pace)
+{
+    uint64_t ns = memx_pace_ns(pace);
+
+    if (ns) {
+        nap(pace->ager, ns);
     }
 }
 
@@ -127,13 +163,14 @@ static bool harvest(MemxAger *a, MemxSlice *slice)
     return yes;
 }
 
-static void look(MemxAger *a, uint64_t index, MemxFound *found,
-                 uint64_t *faults)
+static void look(MemxAger *a, uint64_t index, const MemxPace *pace,
+                 MemxFound *found, uint64_t *faults)
 {
     bool wanted, looked = false;
     MemxSlice slice;
 
     slice_at(a, index, &slice);
+    slice.pace = pace;
     wanted = a->client->want(a->opaque, &slice);
     if (wanted && a->ops) {
         if (!harvest(a, &slice)) {
@@ -154,21 +191,16 @@ static void *take_slices(void *opaque)
     MemxAger *a = opaque;
     MemxFound found = { 0 };
     uint64_t n = a->end_slice[a->n_ranges - 1], faults = 0, index;
-    uint64_t cpu = now_ns(CLOCK_THREAD_CPUTIME_ID), used = 0;
-    uint64_t start = now_ns(CLOCK_MONOTONIC);
+    const MemxPace pace = {
+        a, now_ns(CLOCK_MONOTONIC), now_ns(CLOCK_THREAD_CPUTIME_ID),
+    };
 
     while (!stopping(a) && (index = atomic_fetch_add(&a->next_slice, 1)) < n) {
-        uint64_t due;
-
-        look(a, index, &found, &faults);
-        used = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu;
-        due = start + used * 100 / a->share_percent;
-        if (due > now_ns(CLOCK_MONOTONIC) + MS) {
-            nap(a, due - now_ns(CLOCK_MONOTONIC));
-        }
+        look(a, index, &pace, &found, &faults);
+        memx_pace(&pace);
     }
     g_mutex_lock(&a->lock);
-    a->pass_cpu_ns += used;
+    a->pass_cpu_ns += used_ns(&pace);
     a->pass_faults += faults;
     a->found.touched_pages += found.touched_pages;
     a->found.touched_groups += found.touched_groups;

@@ -6,7 +6,7 @@
  * A thread that goes over all watched memory once a *period*: a *pass*.  It
  * goes in slices of 64 MiB; for each the client says what to look at, the
  * tracker what was touched, and the client ages the history of these chunks.
- * After each slice it sleeps as long as its share of a CPU demands.  With more
+ * Every millisecond or so it sleeps as long as its share of a CPU demands.  With more
  * than one CPU's share so many threads take slices side by side.
  *
  * The period, where it isn't set, is adapted at each pass.  A history tells

@@ -324,6 +324,7 @@ static void idle_harvest(void *opaque, MemxSlice *slice, int wake_fd,
             room->frame[i].pfn / 64 - room->frame[from].pfn / 64 >=
             WORDS_AT_ONCE) {
             look_at(t, room, slice, from, i);
+            memx_pace(slice->pace);
             from = i;
         }
     }

@@ -48,6 +48,7 @@
 #include "uffd.h"
 
 #define SCAN_VEC 512
+#define GROUPS_AT_ONCE 64u  /* 16 MiB: no huge page is cut in two */
 #define HUGE_PAGES 512      /* of 4 KiB, in one */
 
 typedef struct Rwp {
@@ -304,7 +305,11 @@ static void rwp_harvest(void *opaque, MemxSlice *slice, int wake_fd,
     unsigned at = 0, first, n;
 
     while (memx_slice_run(slice, &at, &first, &n)) {
-        rwp_run(t, slice, first, n);
+        for (unsigned k; n; first += k, n -= k) {
+            k = MIN(n, GROUPS_AT_ONCE);
+            rwp_run(t, slice, first, k);
+            memx_pace(slice->pace);
+        }
     }
     atomic_fetch_add(&t->turn, 7); /* no pattern that a guest has */
 }

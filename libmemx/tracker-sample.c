@@ -216,8 +216,27 @@ static void collect(Sample *t, MemxSlice *slice, bool all)
             t->slot[left] = t->slot[i];
             t->taken[left++] = t->taken[i];
         }
+        if (all && !stand_still(r)) {
+            memx_pace(slice->pace);
+        }
     }
     t->n = left;
+}
+
+/* Its share of a CPU is used up for now; but who misses something is served. */
+static void rest(Sample *t, MemxSlice *slice, int wake_fd)
+{
+    uint64_t ns;
+
+    while ((ns = memx_pace_ns(slice->pace)) && !stand_still(t->region)) {
+        struct pollfd pfd = { .fd = wake_fd, .events = POLLIN };
+
+        poll(&pfd, 1, MIN(ns / 1000000, TICK_MS));
+        if (pfd.revents) {
+            memx_ager_silence(t->region->ager);
+            collect(t, slice, false);
+        }
+    }
 }
 
 /* Until the dwell is over, or the sampler must stand still. */
@@ -278,6 +297,7 @@ static void sample_harvest(void *opaque, MemxSlice *slice, int wake_fd,
         if (!take_away(t, slice->first_group + i)) {
             slice->skipped[i / 64] |= 1ull << i % 64;
         }
+        rest(t, slice, wake_fd);
         if (t->n == n_slots) {
             dwell(t, slice, wake_fd, each);
             give_all_back(t, slice);

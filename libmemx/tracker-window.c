@@ -249,6 +249,7 @@ static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
         serve(t, slice); /* whoever has missed one already */
         if (t->n == WINDOWS) {
             dwell(t, slice, wake_fd, each);
+            memx_pace(slice->pace);
         }
     }
     if (t->n) {

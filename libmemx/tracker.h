@@ -23,7 +23,10 @@
 #define MEMX_SLICE_GROUPS 256u      /* 64 MiB, of one range */
 #define MEMX_SLICE_WORDS (MEMX_SLICE_GROUPS / 64)
 
+typedef struct MemxPace MemxPace;
+
 typedef struct MemxSlice {
+    const MemxPace *pace;           /* see memx_pace() */
     unsigned range;
     uint64_t first_group;           /* of the range */
     unsigned n_groups;
@@ -88,6 +91,15 @@ bool memx_tracker_choose(const MemxWatch *watch,
                          char **why, GError **error);
 bool memx_tracker_check(unsigned period_ms, unsigned cpu_percent,
                         GError **error);
+
+/*
+ * ager.c: sleeps if this thread has used up its share of a CPU for now.  By
+ * trackers now and then, so that they work in small portions: on the CPU where
+ * this runs somebody else waits.
+ */
+void memx_pace(const MemxPace *pace);
+/* How long that would be, for one who has something to wait for meanwhile. */
+uint64_t memx_pace_ns(const MemxPace *pace);
 
 /* The pages [first, first + n) of a slice's answer. */
 void memx_slice_set(MemxSlice *slice, uint64_t first, uint64_t n);
