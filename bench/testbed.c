@@ -9,7 +9,7 @@
 
 #include <unistd.h>
 
-#define START_TIMEOUT_S 20
+#define START_TIMEOUT_S 120
 
 /* A server that says "listening on ADDRESS" once it does. */
 static Child *start_server(Testbed *testbed, const char *const *argv,

@@ -511,7 +511,7 @@ MEMX_API void memx_split_leave(MemxRegion *region);
 typedef struct MemxArrival MemxArrival;
 
 /* @options as for memx_region_new(), with base; servers must be NULL, and
- * chunk_bytes is the source's. */
+ * chunk_bytes is the source's.  A child process doesn't inherit the memory. */
 MEMX_API MemxArrival *memx_arrival_new(const MemxOptions *options,
                                        GError **error);
 MEMX_API bool memx_arrival_record(MemxArrival *arrival, const void *record,

@@ -75,6 +75,9 @@ MemxArrival *memx_arrival_new(const MemxOptions *o, GError **error)
     a->o.region_name = g_strdup(o->region_name);
     a->key = o->key ? g_bytes_new(o->key, o->key_bytes) : NULL;
     a->o.key = NULL;
+    /* What a child process has inherited can't be moved, unless it is written
+     * to again; and pages come from now on. */
+    madvise(o->base, o->size_bytes, MADV_DONTFORK);
     if (o->tracker.idle) {
         a->idle = memx_idle_files_dup(o->tracker.idle);
         a->o.tracker.idle = &a->idle;
