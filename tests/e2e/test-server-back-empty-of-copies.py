@@ -26,7 +26,7 @@ def bring_home(vm):
 def test(t):
     server = t.memserver()
     vm = t.vm(size=f"{SIZE_MIB}M", local="64M", servers=[server],
-              memx={"keep_copies": "on", "server_timeout": 2},
+              memx={"keep_copies": "on", "server_timeout": 20},
               kernel_args=f"mem={GUEST_MIB}M")
     load = vm.guest.load("--percent 60 --write-percent 5")
     vm.set_local_size(f"{SIZE_MIB - 16}M") # with all of it, none are kept

@@ -238,6 +238,17 @@ static void assert_no_space(Test *test, unsigned i)
     }
 }
 
+/* One that could not be told keeps the space, which is empty and orphaned. */
+static void assert_left(Test *test, unsigned i)
+{
+    g_autofree char *out = memxctl(test, i, "status", "--json");
+
+    if (!strstr(out, "\"spaces\" : []") &&
+        !(strstr(out, "\"held_bytes\" : 0") && strstr(out, "\"orphaned\""))) {
+        g_error("%s", out);
+    }
+}
+
 /* --- All is well --- */
 
 static void test_added_and_removed(void)
@@ -564,7 +575,9 @@ static void test_source_killed(void)
 
     server_process_kill(test->server[0]);
     server_process_restart(test->server[0], true);
-    end_of_move(test);
+    await_released(test, 0);
+    assert_left(test, 0); /* it may have been empty when it was killed */
+    test_free(test);
 }
 
 static void test_source_stopped(void)
