@@ -21,8 +21,10 @@
 #include <sys/mman.h>
 #include "evict.h"
 #include "uffd.h"
+#include "urgent.h"
 
 #define BUSY_SKIPPED 16
+#define HASHED_AT_ONCE 16 /* pages: some 10 us */
 #define FRAMES_KEPT_NS 100000000ull
 
 uint64_t memx_slot_drop_frames(MemxRegion *r, MemxSlot *slot)
@@ -213,6 +215,9 @@ void memx_evict_prepare(MemxRegion *r, MemxSlot *slot)
         unsigned i = __builtin_ctzll(m);
         uint8_t *page = slot->base + i * MEMX_PAGE_BYTES;
 
+        if (i % HASHED_AT_ONCE == 0) {
+            memx_thread_yield();
+        }
         if (memx_page_is_zero(page)) {
             slot->zero |= 1ull << i;
         } else if (r->keep_copies != MEMX_KEEP_COPIES_OFF &&

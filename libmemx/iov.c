@@ -18,17 +18,18 @@ size_t memx_iov_bytes(const struct iovec *iov, int n)
 }
 
 int memx_iov_slice(struct iovec *to, const struct iovec *from, int n,
-                   size_t skip)
+                   size_t skip, size_t most)
 {
     int n_to = 0;
 
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n && most; i++) {
         if (skip >= from[i].iov_len) {
             skip -= from[i].iov_len;
             continue;
         }
         to[n_to].iov_base = (char *)from[i].iov_base + skip;
-        to[n_to].iov_len = from[i].iov_len - skip;
+        to[n_to].iov_len = MIN(from[i].iov_len - skip, most);
+        most -= to[n_to].iov_len;
         n_to++;
         skip = 0;
     }

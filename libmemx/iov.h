@@ -11,10 +11,10 @@
 
 size_t memx_iov_bytes(const struct iovec *iov, int n);
 
-/* Makes @to (room for @n) of @from without its first @skip bytes; returns
- * how many elements @to has. */
+/* Makes @to (room for @n) of @from without its first @skip bytes, and of no
+ * more than @most; returns how many elements @to has. */
 int memx_iov_slice(struct iovec *to, const struct iovec *from, int n,
-                   size_t skip);
+                   size_t skip, size_t most);
 
 /* Copies @bytes from @data into @iov, from byte @offset of it on; what does
  * not fit is an error of the caller's. */

@@ -33,6 +33,7 @@
 #include <string.h>
 #include "evict.h"
 #include "uffd.h"
+#include "urgent.h"
 
 #define KEPT_SLICE_GROUPS 1024
 #define KEPT_RELEASE_PAGES 512
@@ -592,6 +593,7 @@ static bool evict(MemxRegion *r)
             return true;
         }
         feed_starved(r);
+        memx_thread_yield();
     }
     r->evicting = false;
     return false;
@@ -641,6 +643,7 @@ void *memx_store_thread(void *opaque)
     struct pollfd pfd[MEMX_LANE_POLL_MAX];
     int timeout_ms = IDLE_MS, push_ms;
 
+    memx_thread_urgent();
     while (!memx_stopping(r)) {
         int n = memx_lane_poll(r, &r->store, MEMX_LANE_ORDERED, pfd);
         bool again;

@@ -26,6 +26,7 @@
 #include <sys/socket.h>
 #include "iov.h"
 #include "transport-tcp.h"
+#include "urgent.h"
 
 /* What is asked for behind a payload: the next reply's header. */
 #define BEHIND_BYTES MEMX_REPLY_BYTES
@@ -71,7 +72,7 @@ static int send_call(TcpClient *ch, const MemxCall *call, size_t *sent)
 {
     const MemxRequest *request = &call->request;
     uint8_t header[MEMX_REQUEST_BYTES];
-    struct iovec all[MEMX_TCP_IOVS], left[MEMX_TCP_IOVS], *iov = all;
+    struct iovec all[MEMX_TCP_IOVS], left[MEMX_TCP_IOVS];
     size_t bytes = MEMX_REQUEST_BYTES + request->body_bytes +
                    request->payload_bytes;
     int n = 0;
@@ -84,21 +85,25 @@ static int send_call(TcpClient *ch, const MemxCall *call, size_t *sent)
     for (int i = 0; i < call->n_out; i++) {
         all[n++] = call->out[i];
     }
-    if (*sent) {
-        iov = left;
-        n = memx_iov_slice(left, all, n, *sent);
-    }
     for (;;) {
-        ssize_t r = send_iov(ch->tcp.fd, iov, n);
+        struct iovec *iov = all;
+        int n_iov = n;
+        ssize_t r;
 
+        if (*sent || bytes > MEMX_TCP_STEP_BYTES) {
+            iov = left;
+            n_iov = memx_iov_slice(left, all, n, *sent, MEMX_TCP_STEP_BYTES);
+        }
+        r = send_iov(ch->tcp.fd, iov, n_iov);
         if (r >= 0) {
             *sent += r;
-            return *sent == bytes;
-        }
-        if (errno == EAGAIN) {
+            if (*sent == bytes) {
+                return 1;
+            }
+            memx_thread_yield();
+        } else if (errno == EAGAIN) {
             return 0;
-        }
-        if (errno != EINTR) {
+        } else if (errno != EINTR) {
             return -errno;
         }
     }
@@ -263,7 +268,7 @@ static int receive(TcpClient *ch)
             iov[n++] = (struct iovec) { ch->tcp.rx + ch->tcp.fill, head_bytes };
         }
         n += memx_iov_slice(iov + n, call->in, call->n_in,
-                            want_header ? 0 : ch->got_bytes);
+                            want_header ? 0 : ch->got_bytes, SIZE_MAX);
         behind = ch->tcp.rx + (want_header ? MEMX_REPLY_BYTES : 0);
         behind_bytes = BEHIND_BYTES;
         in_bytes = memx_iov_bytes(iov, n) - head_bytes;

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include "iov.h"
 #include "transport-tcp.h"
+#include "urgent.h"
 
 #define RX_BYTES (MEMX_REQUEST_BYTES + MEMX_BODY_MAX)
 
@@ -97,10 +98,12 @@ static int pull(TcpServer *ch, const struct iovec *iov, int n, size_t bytes)
         struct msghdr message = { .msg_iov = left };
         ssize_t r;
 
-        message.msg_iovlen = memx_iov_slice(left, iov, n, got);
+        message.msg_iovlen = memx_iov_slice(left, iov, n, got,
+                                            MEMX_TCP_STEP_BYTES);
         r = recvmsg(ch->tcp.fd, &message, MSG_WAITALL);
         if (r > 0) {
             got += r;
+            memx_thread_yield();
         } else if (r == 0 || errno != EINTR) {
             return memx_tcp_die(&ch->tcp, -EPIPE);
         }
@@ -167,7 +170,7 @@ int memx_tcp_reply(MemxChannel *channel, const MemxReply *reply,
             return 0;
         }
         message.msg_iov = left;
-        message.msg_iovlen = memx_iov_slice(left, all, n_all, sent);
+        message.msg_iovlen = memx_iov_slice(left, all, n_all, sent, SIZE_MAX);
     }
 }
 

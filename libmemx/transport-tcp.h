@@ -12,6 +12,10 @@
 /* A request or reply with header, body and one element per page. */
 #define MEMX_TCP_IOVS ((int)MEMX_GROUP_PAGES + 2)
 
+/* Of a bulk transfer at once: a kernel without preemption lets nobody else run
+ * meanwhile, some 10 us. */
+#define MEMX_TCP_STEP_BYTES (64 * 1024)
+
 /* What both ends begin with. */
 typedef struct TcpChannel {
     MemxChannel base;

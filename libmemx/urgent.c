@@ -1,9 +1,10 @@
 /*
- * Threads for which others wait; see the header.
+ * Threads and their time slices; see the header.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -24,6 +25,8 @@ typedef struct SchedAttr {
     uint64_t period;
 } SchedAttr;
 
+static __thread bool short_slice;
+
 void memx_thread_urgent(void)
 {
     SchedAttr attr = { .size = sizeof(attr) };
@@ -36,5 +39,15 @@ void memx_thread_urgent(void)
     attr.size = sizeof(attr);
     attr.flags = 0;
     attr.runtime = SLICE_NS;
-    syscall(SYS_sched_setattr, 0, &attr, 0);
+    if (!syscall(SYS_sched_setattr, 0, &attr, 0) &&
+        !syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0)) {
+        short_slice = attr.runtime == SLICE_NS; /* older kernels ignore it */
+    }
+}
+
+void memx_thread_yield(void)
+{
+    if (short_slice) {
+        sched_yield();
+    }
 }

@@ -1,5 +1,5 @@
 /*
- * Threads for which others wait.
+ * Threads for which others wait, or with which they share a CPU.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -14,5 +14,14 @@
  * elsewhere, nor under seccomp, which may kill whoever changes scheduling.
  */
 void memx_thread_urgent(void);
+
+/*
+ * Between two steps of long work: who waits for this CPU goes first.  A kernel
+ * without preemption looks for others only when a system call ends after a
+ * tick, so threads that work in a row would keep a woken vCPU waiting for
+ * milliseconds.  Only after memx_thread_urgent() had an effect: a yield costs
+ * the rest of the slice, which is little then, and much else.
+ */
+void memx_thread_yield(void);
 
 #endif

@@ -19,6 +19,7 @@
 #include "lanes.h"
 #include "log.h"
 #include "offer.h"
+#include "urgent.h"
 
 /* Fault path. */
 int ms_connection_reply(MsConnection *connection, MemxReply *reply,
@@ -388,6 +389,9 @@ void *ms_connection_thread(void *opaque)
             ms_log_stranger("%s: sent what is not MemX's protocol; connection "
                             "closed", connection->peer);
             ms_connection_refuse(connection, MEMX_ERR_MALFORMED);
+        }
+        if (connection->lane != MEMX_LANE_FAULT) {
+            memx_thread_yield();
         }
     } while (ret == 0);
     end(connection);

@@ -129,8 +129,8 @@ static void join_locked(MsConnection *connection, MsSpace *space,
         ms_space_owner(space)->offer_state == MS_OFFER_NONE;
     if (open->lane == MEMX_LANE_FAULT) {
         memx_channel_urgent(connection->channel);
-        memx_thread_urgent(); /* this connection's own */
     }
+    memx_thread_urgent(); /* this connection's own */
     connection->stage = MS_STAGE_SERVED;
     *opened = (MemxOpened) {
         .epoch = ms_space_owner(space)->epoch,
