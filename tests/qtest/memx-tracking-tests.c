@@ -84,13 +84,12 @@ static void test_sample(void)
     bool told = false;
 
     memx_fill(vm, 0, 32 * MIB, 1);
-    memx_wait_number(vm, "pc.ram", "tracking.periods", 3, UINT64_MAX);
-    memx_wait_until(({
+    memx_wait_until(({ /* the last period may have begun before all that */
         memx_fill(vm, 0, 1 * MIB, 1);
         info = memx_query(vm, "pc.ram");
         tracking = qdict_get_qdict(info, "tracking");
-        g_assert_cmpuint(chunks_from(tracking, 0), >=, 32);
-        told = chunks_from(tracking, 128) && chunks_from(tracking, 128) < 32;
+        told = chunks_from(tracking, 0) >= 32 &&
+               chunks_from(tracking, 128) && chunks_from(tracking, 128) < 32;
         g_assert_cmpstr(qdict_get_str(tracking, "tracker"), ==, "sample");
         g_assert_cmpstr(qdict_get_str(info, "tracker"), ==, "sample");
         qobject_unref(info);
