@@ -47,6 +47,17 @@ def phases_line(run):
     return "ms after its stop: " + ", ".join(stopped) if stopped else ""
 
 
+def tracking_line(run):
+    """What the source's history was worth when it was asked for."""
+    return "; ".join(
+        f"{memory['id']}: {tracking['tracker']}, {tracking['periods']} "
+        f"periods, the last in {tracking['pass-time'] / 1e9:.1f} s: "
+        f"{tracking['touched-chunks']} of {tracking['looked-chunks']} chunks "
+        f"touched"
+        for memory in run.get("tracking", [])
+        for tracking in [memory["tracking"]])
+
+
 def swap_line(run):
     if "swapped_mib" not in run:
         return ""
@@ -63,8 +74,8 @@ def details(run):
     """Lines below the run's own."""
     if "error" in run:
         return []
-    lines = [links_line(run), phases_line(run), swap_line(run),
-             load_line(run)]
+    lines = [tracking_line(run), links_line(run), phases_line(run),
+             swap_line(run), load_line(run)]
     return [line for line in lines if line]
 
 

@@ -132,6 +132,9 @@ class Run:
         dest = self._destination(test, source, secret)
         ticks = Ticks(test, [source.tick_path, dest.tick_path])
         source.guest.start("tick")
+        if self._tracker():
+            self._result["tracking"] = source.qmp.command(
+                "query-memx-tracker")
         migration = self._migration(source, dest, servers)
         uri = migration.listen()
         traffic = self._lab.traffic()
