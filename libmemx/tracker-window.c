@@ -12,6 +12,9 @@
  * where the kernel moves it as one; elsewhere it is split.  That is why this is
  * never chosen by `auto`.
  *
+ * The time in which its share of a CPU doesn't let it go on is spent with
+ * windows away: who looks longer sees more, at the same cost.
+ *
  * Out of a dwell nothing is registered, and nothing is away.  What can't be moved
  * (pinned for DMA) stays where it is, and isn't seen.
  *
@@ -34,7 +37,7 @@
 
 #define WINDOW_BYTES (2ull << 20)
 #define WINDOW_PAGES (unsigned)(WINDOW_BYTES / MEMX_PAGE_BYTES)
-#define WINDOWS 16u
+#define WINDOWS 32u /* those of a slice */
 #define MESSAGES 16
 #define DWELL_MIN_NS 5000000ull
 #define DWELL_MAX_NS 500000000ull
@@ -207,7 +210,8 @@ static void serve(Windows *t, MemxSlice *slice)
 
 static void dwell(Windows *t, MemxSlice *slice, int wake_fd, uint64_t ns)
 {
-    uint64_t end = now_ns() + ns, now;
+    uint64_t end = now_ns() + CLAMP(memx_pace_ns(slice->pace), ns,
+                                    DWELL_MAX_NS), now;
     struct pollfd pfd[2] = {
         { .fd = t->uffd, .events = POLLIN },
         { .fd = wake_fd, .events = POLLIN },
