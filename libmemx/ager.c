@@ -126,21 +126,28 @@ void memx_pace(const MemxPace *pace)
     }
 }
 
+static unsigned slice_groups(const MemxAger *a)
+{
+    return a->ops && a->ops->large_slices ? MEMX_SLICE_GROUPS_MAX
+                                          : MEMX_SLICE_GROUPS;
+}
+
 static void slice_at(const MemxAger *a, uint64_t index, MemxSlice *slice)
 {
     uint64_t start = 0, groups;
-    unsigned i = 0;
+    unsigned i = 0, words;
 
     while (index >= a->end_slice[i]) {
         start = a->end_slice[i++];
     }
     groups = (a->range[i].bytes + MEMX_GROUP_BYTES - 1) / MEMX_GROUP_BYTES;
     slice->range = i;
-    slice->first_group = (index - start) * MEMX_SLICE_GROUPS;
-    slice->n_groups = MIN(groups - slice->first_group, MEMX_SLICE_GROUPS);
-    memset(slice->wanted, 0, sizeof(slice->wanted));
-    memset(slice->touched, 0, sizeof(slice->touched));
-    memset(slice->skipped, 0, sizeof(slice->skipped));
+    slice->first_group = (index - start) * slice_groups(a);
+    slice->n_groups = MIN(groups - slice->first_group, slice_groups(a));
+    words = (slice->n_groups + 63) / 64;
+    memset(slice->wanted, 0, words * sizeof(slice->wanted[0]));
+    memset(slice->skipped, 0, words * sizeof(slice->skipped[0]));
+    memset(slice->touched, 0, slice->n_groups * sizeof(slice->touched[0]));
     slice->arm_pages = a->arm_pages;
     slice->faults = 0;
 }
@@ -373,7 +380,7 @@ MemxAger *memx_ager_new(const MemxWatch *watch, const MemxTrackerOps *ops,
     memcpy(a->range, watch->range, a->n_ranges * sizeof(*a->range));
     a->end_slice = g_new0(uint64_t, watch->n_ranges);
     for (unsigned i = 0; i < watch->n_ranges; i++) {
-        uint64_t bytes = MEMX_SLICE_GROUPS * (uint64_t)MEMX_GROUP_BYTES;
+        uint64_t bytes = slice_groups(a) * (uint64_t)MEMX_GROUP_BYTES;
 
         slices += (watch->range[i].bytes + bytes - 1) / bytes;
         a->end_slice[i] = slices;

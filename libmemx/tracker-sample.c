@@ -285,8 +285,8 @@ static void sample_harvest(void *opaque, MemxSlice *slice, int wake_fd,
     unsigned n_slots = r->staging.n_samples, groups = 0;
     uint64_t faults = sampled_faults(r), each;
 
-    for (unsigned i = 0; i < MEMX_SLICE_WORDS; i++) {
-        groups += memx_mask_pages(slice->wanted[i]);
+    for (unsigned i = 0; i < slice->n_groups; i++) {
+        groups += memx_slice_wanted(slice, i);
     }
     each = CLAMP(dwell_ns / ((groups + n_slots - 1) / n_slots),
                  DWELL_MIN_NS, DWELL_MAX_NS);

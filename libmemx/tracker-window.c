@@ -5,15 +5,19 @@
  * Theory of operation
  *
  * As tracker-sample.c, but nobody pages this memory, so nothing serves its
- * faults but this: some *windows* of 2 MiB, aligned, are registered with a
+ * faults but this: *windows* of 2 MiB, aligned, are registered with a
  * userfaultfd of our own and moved out for a moment, the dwell.  Who touches one
  * meanwhile waits; the window is moved back as a whole, unregistered, and
  * counts as touched.  Being moved as a whole a huge page isn't copied, and stays one
  * where the kernel moves it as one; elsewhere it is split.  That is why this is
  * never chosen by `auto`.
  *
- * The time in which its share of a CPU doesn't let it go on is spent with
- * windows away: who looks longer sees more, at the same cost.
+ * All windows of a slice, a GiB, are away together.  A window costs its two
+ * moves however long it is away, so this is as long as the tracker's share of
+ * a CPU asks for: some seconds, in which memory that is in use is touched.
+ *
+ * Memory that is written for the first time is seen by having come since the
+ * last look.
  *
  * Out of a dwell nothing is registered, and nothing is away.  What can't be moved
  * (pinned for DMA) stays where it is, and isn't seen.
@@ -37,16 +41,20 @@
 
 #define WINDOW_BYTES (2ull << 20)
 #define WINDOW_PAGES (unsigned)(WINDOW_BYTES / MEMX_PAGE_BYTES)
-#define WINDOWS 32u /* those of a slice */
+#define WINDOWS (MEMX_SLICE_GROUPS_MAX / 8) /* all of a slice */
 #define MESSAGES 16
 #define DWELL_MIN_NS 5000000ull
-#define DWELL_MAX_NS 500000000ull
+#define DWELL_MAX_NS 1000000000ull
 #define RETRY_MS 1
+
+/* What a look found in a window's place. */
+typedef enum Content { UNSEEN, EMPTY, FILLED } Content;
 
 typedef struct Window {
     uint8_t *hva;
     uint8_t *staging;
     unsigned page;              /* of the slice, its first */
+    bool filled;                /* since the last look: touched, that is */
 } Window;
 
 typedef struct Windows {
@@ -54,6 +62,8 @@ typedef struct Windows {
     int uffd;
     uint8_t *map;               /* for WINDOWS, and to align them */
     uint8_t *staging;
+    unsigned n_ranges;
+    uint8_t **content;          /* of each range's windows, a Content */
     unsigned n;                 /* taken; those with an hva are still away */
     Window window[WINDOWS];
 } Windows;
@@ -76,6 +86,10 @@ static void window_close(void *opaque)
     if (t->map) {
         munmap(t->map, (WINDOWS + 1) * WINDOW_BYTES);
     }
+    for (unsigned i = 0; i < t->n_ranges; i++) {
+        g_free(t->content[i]);
+    }
+    g_free(t->content);
     g_free(t);
 }
 
@@ -105,6 +119,11 @@ static void *window_open(const MemxWatch *watch, GError **error)
     bool ok;
 
     t->range = watch->range;
+    t->n_ranges = watch->n_ranges;
+    t->content = g_new(uint8_t *, t->n_ranges);
+    for (unsigned i = 0; i < t->n_ranges; i++) {
+        t->content[i] = g_malloc0(t->range[i].bytes / WINDOW_BYTES + 1);
+    }
     t->uffd = memx_uffd_open(0, NULL, error);
     ok = t->uffd >= 0 && map_staging(t, error);
     /* Is it of a kind that can be moved, and nobody else's? */
@@ -145,15 +164,17 @@ static bool move_window(Windows *t, uint8_t *to, uint8_t *from, bool must)
     return any;
 }
 
-static void take(Windows *t, uint8_t *hva, unsigned page)
+static void take(Windows *t, uint8_t *hva, unsigned page, uint8_t *content)
 {
     Window *w = &t->window[t->n];
 
-    *w = (Window) { hva, t->staging + t->n * WINDOW_BYTES, page };
+    *w = (Window) { hva, t->staging + t->n * WINDOW_BYTES, page,
+                    *content == EMPTY };
     if (!memx_uffd_register(t->uffd, hva, WINDOW_BYTES, NULL)) {
         return; /* it has become somebody else's */
     }
-    if (move_window(t, w->staging, hva, false)) {
+    *content = move_window(t, w->staging, hva, false) ? FILLED : EMPTY;
+    if (*content == FILLED) {
         t->n++;
     } else {
         memx_uffd_unregister(t->uffd, hva, WINDOW_BYTES, NULL);
@@ -183,10 +204,10 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
          g <= (w->page + WINDOW_PAGES - 1) / MEMX_GROUP_PAGES; g++) {
         slice->skipped[g / 64] &= ~(1ull << g % 64);
     }
-    if (verdict == TOUCHED) {
+    if (verdict == TOUCHED || w->filled) {
         memx_slice_set(slice, w->page, WINDOW_PAGES);
-        slice->faults++;
     }
+    slice->faults += verdict == TOUCHED;
 }
 
 /* Those whose pages somebody waits for come back. */
@@ -208,26 +229,23 @@ static void serve(Windows *t, MemxSlice *slice)
     }
 }
 
-static void dwell(Windows *t, MemxSlice *slice, int wake_fd, uint64_t ns)
+/* For @ns serves whoever misses something.  False: it has to hurry. */
+static bool attend(Windows *t, MemxSlice *slice, int wake_fd, uint64_t ns)
 {
-    uint64_t end = now_ns() + CLAMP(memx_pace_ns(slice->pace), ns,
-                                    DWELL_MAX_NS), now;
+    uint64_t now = now_ns(), end = now + ns;
     struct pollfd pfd[2] = {
         { .fd = t->uffd, .events = POLLIN },
         { .fd = wake_fd, .events = POLLIN },
     };
 
-    while ((now = now_ns()) < end && !pfd[1].revents) {
+    do {
         poll(pfd, 2, (end - now + 999999) / 1000000);
         if (pfd[0].revents) {
             serve(t, slice);
         }
-    }
-    serve(t, slice);
-    for (unsigned i = 0; i < t->n; i++) {
-        give_back(t, slice, i, pfd[1].revents ? UNKNOWN : IDLE);
-    }
-    t->n = 0;
+        now = now_ns();
+    } while (now < end && !pfd[1].revents);
+    return !pfd[1].revents;
 }
 
 static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
@@ -237,28 +255,27 @@ static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
     const MemxRange *range = &t->range[slice->range];
     uint8_t *start = memx_slice_hva(range, slice, 0);
     uint64_t bytes = memx_slice_bytes(range, slice, 0, slice->n_groups);
-    uint64_t first = -(uintptr_t)start & (WINDOW_BYTES - 1);
-    uint64_t n = bytes > first ? (bytes - first) / WINDOW_BYTES : 0;
-    uint64_t each;
+    uint64_t at = -(uintptr_t)start & (WINDOW_BYTES - 1);
+    bool calm = true;
+    Verdict verdict;
 
-    memset(slice->skipped, 0xff, sizeof(slice->skipped));
-    if (!n) {
-        return;
+    memset(slice->skipped, 0xff, (slice->n_groups + 63) / 64 *
+           sizeof(slice->skipped[0]));
+    for (; calm && at + WINDOW_BYTES <= bytes; at += WINDOW_BYTES) {
+        take(t, start + at, at / MEMX_PAGE_BYTES,
+             &t->content[slice->range][(start + at - (uint8_t *)range->base) /
+                                       WINDOW_BYTES]);
+        calm = attend(t, slice, wake_fd, memx_pace_ns(slice->pace));
     }
-    each = CLAMP(dwell_ns / ((n + WINDOWS - 1) / WINDOWS), DWELL_MIN_NS,
-                 DWELL_MAX_NS);
-    for (uint64_t at = first; at + WINDOW_BYTES <= bytes;
-         at += WINDOW_BYTES) {
-        take(t, start + at, at / MEMX_PAGE_BYTES);
-        serve(t, slice); /* whoever has missed one already */
-        if (t->n == WINDOWS) {
-            dwell(t, slice, wake_fd, each);
-            memx_pace(slice->pace);
-        }
+    calm = calm && t->n &&
+        attend(t, slice, wake_fd, CLAMP(dwell_ns, DWELL_MIN_NS, DWELL_MAX_NS));
+    verdict = calm ? IDLE : UNKNOWN;
+    for (unsigned i = 0; i < t->n; i++) {
+        give_back(t, slice, i, verdict);
+        calm = calm &&
+            attend(t, slice, wake_fd, memx_pace_ns(slice->pace));
     }
-    if (t->n) {
-        dwell(t, slice, wake_fd, each);
-    }
+    t->n = 0;
 }
 
 const MemxTrackerOps memx_tracker_window = {
@@ -266,6 +283,7 @@ const MemxTrackerOps memx_tracker_window = {
     .ordinary = true,
     .asked_only = true,
     .serial = true,
+    .large_slices = true,
     .waits = true,
     .open = window_open,
     .harvest = window_harvest,

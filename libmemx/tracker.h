@@ -22,6 +22,8 @@
 
 #define MEMX_SLICE_GROUPS 256u      /* 64 MiB, of one range */
 #define MEMX_SLICE_WORDS (MEMX_SLICE_GROUPS / 64)
+#define MEMX_SLICE_GROUPS_MAX 4096u /* 1 GiB; see large_slices */
+#define MEMX_SLICE_WORDS_MAX (MEMX_SLICE_GROUPS_MAX / 64)
 
 typedef struct MemxPace MemxPace;
 
@@ -30,11 +32,11 @@ typedef struct MemxSlice {
     unsigned range;
     uint64_t first_group;           /* of the range */
     unsigned n_groups;
-    uint64_t wanted[MEMX_SLICE_WORDS]; /* a bit a group: look at these */
+    uint64_t wanted[MEMX_SLICE_WORDS_MAX]; /* a bit a group: look at these */
     unsigned arm_pages;             /* of a group; see MemxTrackerOps */
     /* The answer. */
-    uint64_t touched[MEMX_SLICE_GROUPS]; /* a bit a page */
-    uint64_t skipped[MEMX_SLICE_WORDS]; /* groups of which nothing is known */
+    uint64_t touched[MEMX_SLICE_GROUPS_MAX]; /* a bit a page */
+    uint64_t skipped[MEMX_SLICE_WORDS_MAX]; /* groups of which nothing is known */
     uint64_t faults;                /* of the guest, that this look caused */
 } MemxSlice;
 
@@ -53,6 +55,7 @@ typedef struct MemxTrackerOps {
     bool regions, ordinary; /* for which memory */
     bool asked_only;    /* never by AUTO */
     bool serial;        /* one slice at a time */
+    bool large_slices;  /* as large as can be */
     bool waits;         /* harvest() may take long without using a CPU */
     bool blurred;       /* doesn't tell single pages from their neighbours */
     bool moved_is_idle; /* a page that was MOVEd in counts as touched only when
