@@ -197,7 +197,7 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
     move_window(t, w->hva, w->staging, true);
     memx_uffd_unregister(t->uffd, w->hva, WINDOW_BYTES, NULL);
     w->hva = NULL;
-    if (verdict == UNKNOWN) {
+    if (verdict == UNKNOWN && !w->filled) {
         return;
     }
     for (unsigned g = w->page / MEMX_GROUP_PAGES;
