@@ -253,6 +253,9 @@ void memx_region_pause_tracking(MemxRegion *r, bool pause)
     g_mutex_lock(&r->lock);
     r->tracking_paused = pause;
     g_mutex_unlock(&r->lock);
+    if (r->ager) {
+        memx_ager_pause(r->ager, pause); /* the look under way, too */
+    }
 }
 
 void memx_region_touched(MemxRegion *r, const uint64_t *chunks)

@@ -283,7 +283,7 @@ static void give_back(MemxRegion *r, MemxServer *s)
 
 static void look_after(MemxRegion *r, MemxServer *s)
 {
-    bool out, stay, empty;
+    bool out, stay, empty, link;
 
     g_mutex_lock(&r->lock);
     out = s->draining && !s->moving_out && !s->released &&
@@ -294,7 +294,11 @@ static void look_after(MemxRegion *r, MemxServer *s)
         stay_locked(r, s);
     }
     empty = !s->released && (s->closing || empty_locked(r, s));
+    link = !s->released && !s->closing && !s->link.thread;
     g_mutex_unlock(&r->lock);
+    if (link) {
+        memx_link_start(r, s, NULL); /* there were too many threads */
+    }
     if (empty) {
         release(r, s);
     } else if (out) {

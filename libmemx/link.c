@@ -246,7 +246,12 @@ static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
     }
 }
 
-void *memx_link_thread(void *opaque)
+typedef struct MemxLinkArgs {
+    MemxRegion *region;
+    MemxServer *server;
+} MemxLinkArgs;
+
+static void *link_thread(void *opaque)
 {
     g_autofree MemxLinkArgs *args = opaque;
     MemxRegion *r = args->region;
@@ -286,4 +291,16 @@ void *memx_link_thread(void *opaque)
         }
     }
     return NULL;
+}
+
+bool memx_link_start(MemxRegion *r, MemxServer *s, GError **error)
+{
+    MemxLinkArgs *args = g_new(MemxLinkArgs, 1);
+
+    *args = (MemxLinkArgs) { r, s };
+    if (memx_worker_start(&s->link, "memx-link", link_thread, args, error)) {
+        return true;
+    }
+    g_free(args);
+    return false;
 }

@@ -399,8 +399,8 @@ MEMX_API void memx_region_set_history(MemxRegion *region, const uint8_t *value,
  *
  * rwp registers the memory with a userfaultfd, which excludes others (postcopy,
  * background snapshots) for as long; so does sample, for moments.  sample is for
- * private anonymous memory only, looks at 2 MiB at a time, aligned, and may split
- * huge pages: it is never chosen by AUTO.  While it is on nobody may discard
+ * private anonymous memory only, looks at 2 MiB at a time, aligned, and splits
+ * huge pages in time: it is never chosen by AUTO.  While it is on nobody may discard
  * memory (balloon, virtio-mem): what is away at that moment would come back.
  */
 typedef struct MemxTracker MemxTracker;

@@ -63,6 +63,9 @@ static void fault_staged(MemxRegion *r, MemxSlot *slot, uint64_t page)
     memx_chunk_faulted_locked(r, c);
     if (!memx_budget_take_locked(r, 1)) {
         memx_starve_locked(r);
+        if (slot->state == MEMX_SLOT_SAMPLED) {
+            memx_ager_ring(r->ager); /* with its frame it can come back */
+        }
         g_mutex_unlock(&r->lock);
         return;
     }

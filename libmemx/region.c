@@ -207,25 +207,21 @@ static bool start_threads(MemxRegion *r, GError **error)
         return false;
     }
     if (!r->passive &&
-        (!memx_worker_start(&r->keeper, "memx-keeper", memx_keeper_thread, r,
-                            error) ||
-         !memx_worker_start(&r->fetch, "memx-fetch", memx_fetch_thread, r,
+        (!memx_worker_start(&r->fetch, "memx-fetch", memx_fetch_thread, r,
                             error) ||
          !memx_worker_start(&r->faults, "memx-fault", memx_fault_thread, r,
                             error))) {
         return false;
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
-        MemxLinkArgs *args = g_new(MemxLinkArgs, 1);
-
-        *args = (MemxLinkArgs) { r, &r->server[i] };
-        if (!memx_worker_start(&r->server[i].link, "memx-link",
-                               memx_link_thread, args, error)) {
-            g_free(args);
+        if (!memx_link_start(r, &r->server[i], error)) {
             return false;
         }
     }
-    return true;
+    /* Last: it looks after all threads of links. */
+    return r->passive ||
+           memx_worker_start(&r->keeper, "memx-keeper", memx_keeper_thread, r,
+                             error);
 }
 
 /* What rwp needs must be known before the memory is registered. */

@@ -460,11 +460,9 @@ void *memx_fault_thread(void *region);
 void *memx_store_thread(void *region);
 void *memx_fetch_thread(void *region);
 void *memx_session_thread(void *region);
-void *memx_link_thread(void *server_and_region);
-typedef struct MemxLinkArgs {
-    MemxRegion *region;
-    MemxServer *server;
-} MemxLinkArgs;
+
+/* The thread that keeps a server connected. */
+bool memx_link_start(MemxRegion *r, MemxServer *s, GError **error);
 
 bool memx_faults_init(MemxRegion *r, GError **error);
 void memx_faults_destroy(MemxRegion *r);

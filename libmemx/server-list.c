@@ -145,9 +145,7 @@ static bool indices_for(MemxRegion *r, Change *change, unsigned *index,
 /* Gives the new server a place; its lanes are for their owners to take. */
 static void install(MemxRegion *r, MemxServer *fresh, unsigned index)
 {
-    MemxLinkArgs *args = g_new(MemxLinkArgs, 1);
     MemxServer *s = &r->server[index];
-    g_autoptr(GError) error = NULL;
 
     g_mutex_lock(&r->lock);
     if (s->peer) {
@@ -176,12 +174,9 @@ static void install(MemxRegion *r, MemxServer *fresh, unsigned index)
     }
     g_mutex_unlock(&r->lock);
     g_free(fresh);
-    *args = (MemxLinkArgs) { r, s };
-    if (!memx_worker_start(&s->link, "memx-link", memx_link_thread, args,
-                           &error)) {
-        g_error("no thread for memory server %s: %s", s->peer->address,
-                error->message);
-    }
+    /* If there can be no thread now, the keeper tries again: it is connected
+     * for the moment. */
+    memx_link_start(r, s, NULL);
 }
 
 static void apply(MemxRegion *r, Change *change, const unsigned *index)

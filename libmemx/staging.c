@@ -23,6 +23,8 @@ static uint8_t *map_area(uint64_t bytes)
         return NULL;
     }
     madvise(base, bytes, MADV_NOHUGEPAGE);
+    /* A page that was merged (systemd's MemoryKSM=) can't be moved. */
+    madvise(base, bytes, MADV_UNMERGEABLE);
     madvise(base, bytes, MADV_DONTFORK);
     madvise(base, bytes, MADV_DONTDUMP);
     return base;

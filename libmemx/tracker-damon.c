@@ -133,13 +133,15 @@ static void damon_close(void *opaque)
 /* Ours is the only one. */
 static bool claim(Damon *t, GError **error)
 {
-    uint64_t others = 0;
+    uint64_t others = 0, pid = 0;
     char text[8];
 
     if (get("nr_kdamonds", &others) && others) {
+        get(CONTEXT "targets/0/pid_target", &pid);
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
-                    "DAMON is in use on this host (%snr_kdamonds is %" PRIu64
-                    ")", ADMIN, others);
+                    "DAMON is in use on this host: %snr_kdamonds is %" PRIu64
+                    "%s", ADMIN, others, pid == (uint64_t)getpid()
+                    ? "; it watches another memory backend of this VM" : "");
         return false;
     }
     if (read_path(STAT, text, sizeof(text)) && *text == 'Y') {

@@ -249,6 +249,12 @@ static unsigned frames_of(Idle *t, Room *room, MemxSlice *slice,
                         pages * sizeof(uint64_t), at);
     unsigned found = 0;
 
+    if (got < (ssize_t)(pages * sizeof(uint64_t))) {
+        got = 0;
+        for (unsigned g = first; g < first + n; g++) {
+            slice->skipped[g / 64] |= 1ull << g % 64;
+        }
+    }
     for (unsigned i = 0; got > 0 && i < got / sizeof(uint64_t); i++) {
         uint64_t pfn = room->entry[i] & PAGEMAP_PFN;
 

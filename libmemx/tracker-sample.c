@@ -41,9 +41,11 @@
 #define DWELL_MAX_NS 500000000ull
 #define TICK_MS 20          /* looks whether it must stand still */
 #define RETRY_MS 1
+#define MOVES_MAX 100u      /* refused, then it is copied */
 
 typedef struct Sample {
     MemxRegion *region;
+    unsigned refused;       /* times that something couldn't be given back */
     unsigned n;
     MemxSlot *slot[SLOTS_MAX]; /* away */
     uint64_t taken[SLOTS_MAX]; /* pages of each, when it was taken */
@@ -72,8 +74,8 @@ static void *sample_open(const MemxWatch *watch, GError **error)
 
 static bool stand_still_locked(MemxRegion *r)
 {
-    return r->quiet || r->out || r->starved || r->side != MEMX_SIDE_OWNER ||
-           memx_stopping(r);
+    return r->quiet || r->out || r->starved || r->tracking_paused ||
+           r->side != MEMX_SIDE_OWNER || memx_stopping(r);
 }
 
 static bool stand_still(MemxRegion *r)
@@ -137,10 +139,39 @@ static bool take_away(Sample *t, uint64_t g)
     return moved;
 }
 
-/* Moves what is still away back.  False: somebody is busy with it. */
-static bool give_back(MemxRegion *r, MemxSlot *slot)
+/* A page whose frame the kernel doesn't move, since somebody has pinned it in
+ * staging: what is there is final, so a copy is as good. */
+static uint64_t copy_back(MemxRegion *r, MemxSlot *slot, uint64_t mask)
 {
-    uint64_t g = slot->group, mask, moved;
+    uint64_t copied = 0;
+
+    for (; mask; mask &= mask - 1) {
+        unsigned i = __builtin_ctzll(mask);
+        uint64_t offset = (uint64_t)i * MEMX_PAGE_BYTES;
+        bool ok;
+
+        g_mutex_lock(&r->lock);
+        ok = memx_budget_take_locked(r, 1);
+        g_mutex_unlock(&r->lock);
+        if (!ok) {
+            break;
+        }
+        if (memx_uffd_copy(r->uffd, memx_group_hva(r, slot->group) + offset,
+                           slot->base + offset, MEMX_PAGE_BYTES, 0) > 0) {
+            copied |= 1ull << i;
+        } else {
+            g_mutex_lock(&r->lock);
+            memx_budget_give_locked(r, 1);
+            g_mutex_unlock(&r->lock);
+        }
+    }
+    return copied;
+}
+
+/* Moves what is still away back.  False: somebody is busy with it. */
+static bool give_back(MemxRegion *r, MemxSlot *slot, bool copy)
+{
+    uint64_t g = slot->group, mask, moved, copied = 0;
     uint32_t c = memx_chunk_of_group(&r->table, g);
     MemxChunk *chunk = &r->table.chunk[c];
     bool wanted, done;
@@ -155,23 +186,29 @@ static bool give_back(MemxRegion *r, MemxSlot *slot)
     g_mutex_unlock(&r->lock);
 
     moved = memx_move_back(r, slot, mask);
+    if (copy) {
+        copied = copy_back(r, slot, mask & ~moved);
+    }
 
     g_mutex_lock(&r->lock);
     slot->frames &= ~moved;
-    slot->staged &= ~moved;
-    memx_set_group_locked(r, g, r->table.present[g] | moved,
+    slot->staged &= ~(moved | copied);
+    memx_set_group_locked(r, g, r->table.present[g] | moved | copied,
                           r->table.stored[g]);
-    memx_trace_pages(MEMX_STAGED_UNDONE, moved);
+    memx_trace_pages(MEMX_STAGED_UNDONE, moved | copied);
     done = !(slot->staged & ~r->table.present[g]);
     wanted = memx_exclusive_end_locked(r, c);
     g_mutex_unlock(&r->lock);
-    if (wanted || moved) {
+    if (wanted || moved | copied) {
         memx_wake_chunk(r, c);
     }
     if (done) {
         memx_slot_drop_frames(r, slot); /* of pages that were copied back */
         g_mutex_lock(&r->lock);
         memx_staging_put(&r->staging, slot);
+        if (r->out) {
+            memx_worker_ring(&r->store); /* a split waits for the last one */
+        }
         g_mutex_unlock(&r->lock);
     }
     return done;
@@ -212,7 +249,7 @@ static void collect(Sample *t, MemxSlice *slice, bool all)
                      first;
 
         if (!(all || chunks[c / 64] >> c % 64 & 1) ||
-            !give_back(r, t->slot[i])) {
+            !give_back(r, t->slot[i], t->refused >= MOVES_MAX)) {
             t->slot[left] = t->slot[i];
             t->taken[left++] = t->taken[i];
         }
@@ -258,9 +295,10 @@ static void dwell(Sample *t, MemxSlice *slice, int wake_fd, uint64_t ns)
 
 static void give_all_back(Sample *t, MemxSlice *slice)
 {
-    for (;;) {
+    for (t->refused = 0;; t->refused++) {
         collect(t, slice, true);
         if (!t->n) {
+            t->refused = 0;
             return;
         }
         poll(NULL, 0, RETRY_MS);

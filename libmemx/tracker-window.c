@@ -46,6 +46,7 @@
 #define DWELL_MIN_NS 5000000ull
 #define DWELL_MAX_NS 1000000000ull
 #define RETRY_MS 1
+#define MOVES_MAX 100u  /* refused, then the page is copied */
 
 /* What a look found in a window's place. */
 typedef enum Content { UNSEEN, EMPTY, FILLED } Content;
@@ -59,11 +60,12 @@ typedef struct Window {
 
 typedef struct Windows {
     const MemxRange *range;
+    unsigned n_ranges;
     int uffd;
     uint8_t *map;               /* for WINDOWS, and to align them */
     uint8_t *staging;
-    unsigned n_ranges;
     uint8_t **content;          /* of each range's windows, a Content */
+    bool registered;            /* some memory still is, of nobody's window */
     unsigned n;                 /* taken; those with an hva are still away */
     Window window[WINDOWS];
 } Windows;
@@ -107,10 +109,33 @@ static bool map_staging(Windows *t, GError **error)
     t->map = map;
     t->staging = (uint8_t *)(((uintptr_t)map + WINDOW_BYTES - 1) &
                              ~(WINDOW_BYTES - 1));
+    /* A page that was merged (systemd's MemoryKSM=) can't be moved. */
+    madvise(map, (WINDOWS + 1) * WINDOW_BYTES, MADV_UNMERGEABLE);
     madvise(map, (WINDOWS + 1) * WINDOW_BYTES, MADV_DONTFORK);
     madvise(map, (WINDOWS + 1) * WINDOW_BYTES, MADV_DONTDUMP);
     return memx_uffd_register(t->uffd, t->staging, WINDOWS * WINDOW_BYTES,
                               error);
+}
+
+/* The kernel registers shared memory, too, but doesn't move it. */
+static bool check_kind(Windows *t, const MemxRange *range, GError **error)
+{
+    ssize_t done = memx_uffd_move(t->uffd, t->staging, range->base,
+                                  MEMX_PAGE_BYTES, MEMX_MOVE_ALLOW_HOLES);
+    ssize_t back = done > 0 ? -EAGAIN : 0;
+
+    while (back == -EAGAIN || back == -EBUSY) {
+        poll(NULL, 0, RETRY_MS);
+        back = memx_uffd_move(t->uffd, range->base, t->staging,
+                              MEMX_PAGE_BYTES, MEMX_MOVE_ALLOW_HOLES);
+    }
+    if (done != -EINVAL) {
+        return true;
+    }
+    g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
+                "the memory at %p can't be sampled: only private anonymous "
+                "memory can", range->base);
+    return false;
 }
 
 static void *window_open(const MemxWatch *watch, GError **error)
@@ -130,6 +155,7 @@ static void *window_open(const MemxWatch *watch, GError **error)
     for (unsigned i = 0; ok && i < watch->n_ranges; i++) {
         ok = memx_uffd_register(t->uffd, watch->range[i].base,
                                 watch->range[i].bytes, error) &&
+             check_kind(t, &watch->range[i], error) &&
              memx_uffd_unregister(t->uffd, watch->range[i].base,
                                   watch->range[i].bytes, error);
     }
@@ -140,9 +166,12 @@ static void *window_open(const MemxWatch *watch, GError **error)
     return t;
 }
 
-/* Moves a window; what can't be moved stays.  @must: all of it has to go. */
+/* Moves a window; what can't be moved stays.  @must: all of it has to go; of
+ * what the kernel refuses to move (somebody has pinned it) a copy does, since
+ * nobody writes to it there. */
 static bool move_window(Windows *t, uint8_t *to, uint8_t *from, bool must)
 {
+    unsigned refused = 0;
     uint64_t at = 0;
     bool any = false;
 
@@ -152,16 +181,42 @@ static bool move_window(Windows *t, uint8_t *to, uint8_t *from, bool must)
                                       MEMX_MOVE_ALLOW_HOLES |
                                       MEMX_MOVE_DONTWAKE);
 
-        if (done > 0) {
-            at += done;
-            any = true;
-        } else if (must && done != -EEXIST && done != -ENOENT) {
-            poll(NULL, 0, RETRY_MS); /* somebody is busy with it */
-        } else {
-            at += MEMX_PAGE_BYTES;
+        if (must && done <= 0 && done != -EEXIST && done != -ENOENT) {
+            if (refused++ < MOVES_MAX ||
+                memx_uffd_copy(t->uffd, to + at, from + at, MEMX_PAGE_BYTES,
+                               MEMX_MOVE_DONTWAKE) <= 0) {
+                poll(NULL, 0, RETRY_MS); /* somebody is busy with it */
+                continue;
+            }
+            madvise(from + at, MEMX_PAGE_BYTES, MADV_DONTNEED);
         }
+        any |= done > 0;
+        at += done > 0 ? done : MEMX_PAGE_BYTES;
+        refused = 0;
     }
     return any;
+}
+
+/* Its pages are where they belong.  If the kernel can't part it from what is
+ * registered beside it (ENOMEM), it stays so until all is given back. */
+static void let_go(Windows *t, uint8_t *hva)
+{
+    if (!memx_uffd_unregister(t->uffd, hva, WINDOW_BYTES, NULL)) {
+        memx_uffd_wake(t->uffd, hva, WINDOW_BYTES);
+        t->registered = true;
+    }
+}
+
+/* Nothing is away: a whole range needs no parting. */
+static void let_all_go(Windows *t)
+{
+    bool left = false;
+
+    for (unsigned i = 0; t->registered && i < t->n_ranges; i++) {
+        left |= !memx_uffd_unregister(t->uffd, t->range[i].base,
+                                      t->range[i].bytes, NULL);
+    }
+    t->registered = left;
 }
 
 static void take(Windows *t, uint8_t *hva, unsigned page, uint8_t *content)
@@ -177,7 +232,7 @@ static void take(Windows *t, uint8_t *hva, unsigned page, uint8_t *content)
     if (*content == FILLED) {
         t->n++;
     } else {
-        memx_uffd_unregister(t->uffd, hva, WINDOW_BYTES, NULL);
+        let_go(t, hva);
     }
 }
 
@@ -195,7 +250,7 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
         return;
     }
     move_window(t, w->hva, w->staging, true);
-    memx_uffd_unregister(t->uffd, w->hva, WINDOW_BYTES, NULL);
+    let_go(t, w->hva);
     w->hva = NULL;
     if (verdict == UNKNOWN && !w->filled) {
         return;
@@ -210,6 +265,17 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
     slice->faults += verdict == TOUCHED;
 }
 
+/* A page that was never there, of memory that could not be let go. */
+static void fill_hole(Windows *t, uint8_t *at)
+{
+    static const uint8_t zeros[MEMX_PAGE_BYTES];
+
+    at -= (uintptr_t)at % MEMX_PAGE_BYTES;
+    if (memx_uffd_copy(t->uffd, at, zeros, MEMX_PAGE_BYTES, 0) <= 0) {
+        memx_uffd_wake(t->uffd, at, MEMX_PAGE_BYTES);
+    }
+}
+
 /* Those whose pages somebody waits for come back. */
 static void serve(Windows *t, MemxSlice *slice)
 {
@@ -218,13 +284,18 @@ static void serve(Windows *t, MemxSlice *slice)
 
     for (int m = 0; m < n; m++) {
         uint8_t *at = (uint8_t *)(uintptr_t)msg[m].arg.pagefault.address;
+        bool found = false;
 
         for (unsigned i = 0; i < t->n; i++) {
             uint8_t *hva = t->window[i].hva;
 
             if (hva && at >= hva && at < hva + WINDOW_BYTES) {
                 give_back(t, slice, i, TOUCHED);
+                found = true;
             }
+        }
+        if (!found && t->registered) {
+            fill_hole(t, at);
         }
     }
 }
@@ -276,6 +347,7 @@ static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
             attend(t, slice, wake_fd, memx_pace_ns(slice->pace));
     }
     t->n = 0;
+    let_all_go(t);
 }
 
 const MemxTrackerOps memx_tracker_window = {

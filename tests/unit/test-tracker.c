@@ -310,6 +310,66 @@ static void test_region_prefetch(gconstpointer kind)
     server_process_free(server);
 }
 
+/* A region ends while a reader's prefetch is under way: what comes in then is
+ * still told to its tracker. */
+static void test_region_ends(gconstpointer kind)
+{
+    ServerProcess *server = server_process_new("80M");
+    uint64_t n = 32 * MIB / PAGE_BYTES;
+
+    for (unsigned i = 0; i < 8; i++) {
+        MemxRegion *r = region_or_skip(GPOINTER_TO_UINT(kind), server,
+                                       32 * MIB, 16 * MIB);
+        uint8_t *base;
+
+        if (!r) {
+            break;
+        }
+        base = memx_region_base(r);
+        for (uint64_t page = 0; page < n; page++) {
+            pattern_write(base, page, 1);
+        }
+        read_pages(base, 0, 700 + 16 * i);
+        memx_region_free(r);
+    }
+    server_process_free(server);
+}
+
+/* What is away as a sample is given back when it is to pause, and nothing is
+ * taken while it does. */
+static void test_region_pause(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *r = region_or_skip(MEMX_TRACKER_SAMPLE, server, 32 * MIB,
+                                   32 * MIB);
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    if (r) {
+        uint8_t *base = memx_region_base(r);
+
+        for (uint64_t page = 0; page < 32 * MIB / PAGE_BYTES; page++) {
+            pattern_write(base, page, 1);
+        }
+        for (unsigned i = 0; i < 10; i++) {
+            bool away = false;
+
+            while (!away) {
+                g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+                g_mutex_lock(&r->lock);
+                away = r->staging.n_sampled;
+                g_mutex_unlock(&r->lock);
+            }
+            memx_region_pause_tracking(r, true);
+            g_mutex_lock(&r->lock);
+            g_assert_cmpuint(r->staging.n_sampled, ==, 0);
+            g_mutex_unlock(&r->lock);
+            memx_region_pause_tracking(r, false);
+        }
+    }
+    memx_region_free(r);
+    server_process_free(server);
+}
+
 /* With `auto` there is always one, and it says why it is that. */
 static void test_region_auto(void)
 {
@@ -645,6 +705,7 @@ int main(int argc, char **argv)
     g_test_add_func("/tracker/working-set", test_working_set);
     g_test_add_func("/tracker/period-adapts", test_period_adapts);
     g_test_add_func("/tracker/auto", test_region_auto);
+    g_test_add_func("/tracker/pause", test_region_pause);
     g_test_add_func("/tracker/object-refuses", test_object_refuses);
     g_test_add_func("/tracker/idle-helper", test_idle_helper);
     g_test_add_data_func("/tracker/object-bounded/small-pages", NULL,
@@ -658,6 +719,7 @@ int main(int argc, char **argv)
         add("history", kinds[i], test_region_history);
         add("keeps-every-byte", kinds[i], test_region_keeps_every_byte);
         add("scan", kinds[i], test_region_scan);
+        add("ends", kinds[i], test_region_ends);
         if (kinds[i] != MEMX_TRACKER_SAMPLE) { /* knows chunks only */
             add("prefetch", kinds[i], test_region_prefetch);
         }
