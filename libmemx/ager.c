@@ -15,7 +15,7 @@
 #define PERIOD_LAST_NS (3600000 * MS)   /* for its cost's sake */
 #define TICK_NS (250 * MS)
 #define NAP_NS (100 * MS)
-#define TURNOVER_PERCENT 50
+#define TURNOVER_PERCENT 100
 #define LOOKED_MIN 16                   /* chunks: fewer tell nothing */
 #define SLICES_EACH 64                  /* less isn't worth a thread */
 #define THREADS_MAX 16

@@ -16,7 +16,7 @@
  * some of it not: these are the victims, told from the others by many periods
  * (tests/unit/test-ranking.c simulates what that is good for).  Else it is an
  * even split.
- * It ends early when half of what is local was replaced meanwhile.
+ * It ends early when as much as is local was replaced meanwhile.
  *
  * The faults that a tracker causes in the guest count as its share, too, 2 us
  * each.  So many pages of each group in use may cause one as the share allows,

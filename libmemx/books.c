@@ -145,9 +145,8 @@ void memx_chunk_faulted_locked(MemxRegion *r, uint32_t c)
         return;
     }
     /* The period's end makes more of it. */
-    r->entered += r->history.value[c] < MEMX_HISTORY_NEW;
+    r->entered += memx_history_enter(&r->history, c);
     r->table.chunk[c].touched = 1;
-    memx_history_enter(&r->history, c);
 }
 
 void memx_installed_locked(MemxRegion *r, uint64_t group, uint64_t mask)

@@ -101,8 +101,8 @@ static MemxSlot *choose(MemxRegion *r)
         int64_t g = queue_stores(r, queue) ? first_group(r, queue) : -1;
         uint32_t c = g >= 0 ? memx_chunk_of_group(&r->table, g) : 0;
 
-        if (g >= 0 && r->history.value[c] < coldest) {
-            coldest = r->history.value[c];
+        if (g >= 0 && memx_history_rank(&r->history, c) < coldest) {
+            coldest = memx_history_rank(&r->history, c);
             group = g;
         }
     }

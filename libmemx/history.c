@@ -7,6 +7,31 @@
 #include <string.h>
 #include "history.h"
 
+/* What a period is worth, the last one first: four fifths of the one after. */
+static const uint32_t worth[8] = {
+    78125, 62500, 50000, 40000, 32000, 25600, 20480, 16384,
+};
+
+static unsigned score(unsigned value)
+{
+    unsigned sum = 0;
+
+    for (unsigned age = 0; age < 8; age++) {
+        sum += value >> (7 - age) & 1 ? worth[age] : 0;
+    }
+    return sum;
+}
+
+static void set_ranks(MemxHistory *h)
+{
+    for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
+        for (unsigned other = 0; other < MEMX_HISTORY_VALUES; other++) {
+            h->rank[v] += score(other) < score(v) ||
+                          (score(other) == score(v) && other < v);
+        }
+    }
+}
+
 bool memx_history_init(MemxHistory *h, uint32_t n_chunks)
 {
     uint8_t *base;
@@ -25,6 +50,7 @@ bool memx_history_init(MemxHistory *h, uint32_t n_chunks)
     for (uint32_t c = 0; c < n_chunks; c++) {
         h->prev[c] = c;
     }
+    set_ranks(h);
     for (unsigned q = 0; q < MEMX_QUEUES; q++) {
         memset(h->queue[q].head, 0xff, sizeof(h->queue[q].head));
         memset(h->queue[q].tail, 0xff, sizeof(h->queue[q].tail));
@@ -45,14 +71,14 @@ uint64_t memx_history_bytes(const MemxHistory *h)
     return (uint64_t)h->n_chunks * (2 * sizeof(uint32_t) + 2 * sizeof(uint8_t));
 }
 
-static void mark(MemxQueue *q, unsigned value)
+static void mark(MemxQueue *q, unsigned rank)
 {
-    uint64_t bit = 1ull << (value % 64);
+    uint64_t bit = 1ull << (rank % 64);
 
-    if (q->head[value] == MEMX_CHUNK_NONE) {
-        q->nonempty[value / 64] &= ~bit;
+    if (q->head[rank] == MEMX_CHUNK_NONE) {
+        q->nonempty[rank / 64] &= ~bit;
     } else {
-        q->nonempty[value / 64] |= bit;
+        q->nonempty[rank / 64] |= bit;
     }
 }
 
@@ -64,37 +90,37 @@ static MemxQueue *queue_of(MemxHistory *h, uint32_t c)
 static void append(MemxHistory *h, uint32_t c)
 {
     MemxQueue *q = queue_of(h, c);
-    unsigned value = h->value[c];
+    unsigned rank = memx_history_rank(h, c);
 
     h->next[c] = MEMX_CHUNK_NONE;
-    h->prev[c] = q->tail[value];
-    if (q->tail[value] == MEMX_CHUNK_NONE) {
-        q->head[value] = c;
+    h->prev[c] = q->tail[rank];
+    if (q->tail[rank] == MEMX_CHUNK_NONE) {
+        q->head[rank] = c;
     } else {
-        h->next[q->tail[value]] = c;
+        h->next[q->tail[rank]] = c;
     }
-    q->tail[value] = c;
-    mark(q, value);
+    q->tail[rank] = c;
+    mark(q, rank);
     h->n_listed++;
 }
 
 static void unlink_chunk(MemxHistory *h, uint32_t c)
 {
     MemxQueue *q = queue_of(h, c);
-    unsigned value = h->value[c];
+    unsigned rank = memx_history_rank(h, c);
 
     if (h->prev[c] == MEMX_CHUNK_NONE) {
-        q->head[value] = h->next[c];
+        q->head[rank] = h->next[c];
     } else {
         h->next[h->prev[c]] = h->next[c];
     }
     if (h->next[c] == MEMX_CHUNK_NONE) {
-        q->tail[value] = h->prev[c];
+        q->tail[rank] = h->prev[c];
     } else {
         h->prev[h->next[c]] = h->prev[c];
     }
     h->prev[c] = c;
-    mark(q, value);
+    mark(q, rank);
     h->n_listed--;
 }
 
@@ -153,7 +179,7 @@ void memx_history_fold(MemxHistory *h, uint32_t first, uint32_t n,
         }
         h->value[c] = value;
         if (memx_history_listed(h, c)) {
-            relink(h, queue_of(h, c), c, old, value);
+            relink(h, queue_of(h, c), c, h->rank[old], h->rank[value]);
         }
     }
 }
@@ -189,13 +215,14 @@ void memx_history_touch(MemxHistory *h, uint32_t c)
     }
 }
 
-void memx_history_enter(MemxHistory *h, uint32_t c)
+bool memx_history_enter(MemxHistory *h, uint32_t c)
 {
-    if (h->value[c] >= MEMX_HISTORY_NEW) {
+    if (memx_history_rank(h, c) >= h->rank[MEMX_HISTORY_NEW]) {
         memx_history_requeue(h, c);
-    } else {
-        memx_history_set(h, c, MEMX_HISTORY_NEW);
+        return false;
     }
+    memx_history_set(h, c, MEMX_HISTORY_NEW);
+    return true;
 }
 
 void memx_history_move(MemxHistory *h, uint32_t c, unsigned queue)
@@ -211,13 +238,13 @@ void memx_history_move(MemxHistory *h, uint32_t c, unsigned queue)
     }
 }
 
-static uint32_t first_from(const MemxQueue *q, unsigned value)
+static uint32_t first_from(const MemxQueue *q, unsigned rank)
 {
-    for (unsigned i = value / 64; i < MEMX_HISTORY_VALUES / 64; i++) {
+    for (unsigned i = rank / 64; i < MEMX_HISTORY_VALUES / 64; i++) {
         uint64_t word = q->nonempty[i];
 
-        if (i == value / 64) {
-            word &= UINT64_MAX << value % 64;
+        if (i == rank / 64) {
+            word &= UINT64_MAX << rank % 64;
         }
         if (word) {
             return q->head[i * 64 + __builtin_ctzll(word)];
@@ -236,7 +263,8 @@ uint32_t memx_history_after(const MemxHistory *h, uint32_t c)
     if (h->next[c] != MEMX_CHUNK_NONE) {
         return h->next[c];
     }
-    return h->value[c] + 1u < MEMX_HISTORY_VALUES
-           ? first_from(&h->queue[h->queue_of[c]], h->value[c] + 1u)
+    return memx_history_rank(h, c) + 1 < MEMX_HISTORY_VALUES
+           ? first_from(&h->queue[h->queue_of[c]],
+                        memx_history_rank(h, c) + 1)
            : MEMX_CHUNK_NONE;
 }

@@ -4,17 +4,39 @@
  * chunks in the order in which they came to their value.
  */
 #include <glib.h>
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 #include "history.h"
 
 #define CHUNKS 97
 
-/* The naive model: sorts by (value, arrival). */
+/* The naive model: sorts by (worth, arrival). */
 typedef struct Model {
     uint8_t value[CHUNKS];
     bool listed[CHUNKS];
     GList *order[MEMX_HISTORY_VALUES];
+    uint8_t sorted[MEMX_HISTORY_VALUES];
 } Model;
+
+/* A touch is worth four fifths of one in the period after it. */
+static double worth(unsigned value)
+{
+    double sum = 0;
+
+    for (unsigned age = 0; age < 8; age++) {
+        sum += value & 0x80 >> age ? 78125 * pow(0.8, age) : 0;
+    }
+    return round(sum);
+}
+
+static int by_worth(const void *a, const void *b)
+{
+    unsigned x = *(const uint8_t *)a, y = *(const uint8_t *)b;
+    double difference = worth(x) - worth(y);
+
+    return difference < 0 ? -1 : difference > 0 ? 1 : (int)x - (int)y;
+}
 
 static void model_append(Model *m, uint32_t c)
 {
@@ -76,7 +98,7 @@ static void model_fold(Model *m, const uint64_t *touched,
 
 static void model_enter(Model *m, uint32_t c)
 {
-    if (m->value[c] >= 0x40) {
+    if (worth(m->value[c]) >= worth(0x40)) {
         model_requeue(m, c);
     } else {
         model_set(m, c, 0x40);
@@ -99,10 +121,10 @@ static void check(const MemxHistory *h, const Model *m)
     uint32_t c = memx_history_victim(h, MEMX_QUEUE_UNPLACED);
     unsigned n = 0;
 
-    for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
-        for (GList *l = m->order[v]; l; l = l->next) {
+    for (unsigned i = 0; i < MEMX_HISTORY_VALUES; i++) {
+        for (GList *l = m->order[m->sorted[i]]; l; l = l->next) {
             g_assert_cmpuint(c, ==, GPOINTER_TO_UINT(l->data));
-            g_assert_cmpuint(h->value[c], ==, v);
+            g_assert_cmpuint(h->value[c], ==, m->sorted[i]);
             c = memx_history_after(h, c);
             n++;
         }
@@ -117,6 +139,10 @@ static void test_against_model(void)
     g_autofree Model *m = g_new0(Model, 1);
     MemxHistory h;
 
+    for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
+        m->sorted[v] = v;
+    }
+    qsort(m->sorted, MEMX_HISTORY_VALUES, 1, by_worth);
     g_assert_true(memx_history_init(&h, CHUNKS));
     for (unsigned i = 0; i < 20000; i++) {
         uint32_t c = g_test_rand_int_range(0, CHUNKS);
@@ -160,23 +186,26 @@ static void test_against_model(void)
     memx_history_destroy(&h);
 }
 
+/* Both count: how recently, and how often. */
 static void test_more_recent_is_hotter(void)
 {
     MemxHistory h;
 
-    g_assert_true(memx_history_init(&h, 3));
-    for (uint32_t c = 0; c < 3; c++) {
+    g_assert_true(memx_history_init(&h, 4));
+    for (uint32_t c = 0; c < 4; c++) {
         memx_history_list(&h, c);
     }
-    /* 0: often, but long ago; 1: once, lately; 2: never. */
-    memx_history_fold(&h, 0, 3, (uint64_t[]) { 1 }, NULL);
-    memx_history_fold(&h, 0, 3, (uint64_t[]) { 1 }, NULL);
-    memx_history_fold(&h, 0, 3, (uint64_t[]) { 2 }, NULL);
+    /* 0: often, but not lately; 1: once, lately; 2: never; 3: once, before. */
+    memx_history_fold(&h, 0, 4, (uint64_t[]) { 1 }, NULL);
+    memx_history_fold(&h, 0, 4, (uint64_t[]) { 9 }, NULL);
+    memx_history_fold(&h, 0, 4, (uint64_t[]) { 2 }, NULL);
     g_assert_cmpuint(h.value[0], ==, 0x60);
     g_assert_cmpuint(h.value[1], ==, 0x80);
+    g_assert_cmpuint(h.value[3], ==, 0x40);
     g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 2);
-    g_assert_cmpuint(memx_history_after(&h, 2), ==, 0);
-    g_assert_cmpuint(memx_history_after(&h, 0), ==, 1);
+    g_assert_cmpuint(memx_history_after(&h, 2), ==, 3);
+    g_assert_cmpuint(memx_history_after(&h, 3), ==, 1);
+    g_assert_cmpuint(memx_history_after(&h, 1), ==, 0);
     memx_history_destroy(&h);
 }
 

@@ -93,6 +93,18 @@ static void period_ends(Guest *g)
     g->entered = 0;
 }
 
+/* As the ager: the period ends early. */
+static bool turned_over(Guest *g)
+{
+    uint64_t since = g->now_ns - (g->period_end_ns - g->period_ns);
+
+    if (since < SECOND / 4 || g->entered < g->h.n_listed) {
+        return false;
+    }
+    g->period_ns = MIN(g->period_ns, since);
+    return true;
+}
+
 /* True: it was local. */
 static bool touch(Guest *g, uint32_t c)
 {
@@ -104,13 +116,12 @@ static bool touch(Guest *g, uint32_t c)
                                     &g->h, MEMX_QUEUE_UNPLACED));
             g->evicted++;
         }
-        g->entered += g->h.value[c] < MEMX_HISTORY_NEW;
-        memx_history_enter(&g->h, c);
+        g->entered += memx_history_enter(&g->h, c);
         memx_history_list(&g->h, c);
     }
     g->touched[c / 64] |= 1ull << c % 64;
     g->now_ns += g->step_ns;
-    if (g->now_ns >= g->period_end_ns) {
+    if (g->now_ns >= g->period_end_ns || turned_over(g)) {
         period_ends(g);
     }
     return hit;
@@ -145,6 +156,79 @@ static void test_zipf(gconstpointer percent)
         g_assert_cmpfloat(got, >=, 0.95);
         guest_free(g);
     }
+}
+
+/* Fetches of Belady's optimum, which knows the future, from access @first on. */
+static uint64_t belady(const uint32_t *trace, uint64_t n, uint32_t local_max,
+                       uint64_t first)
+{
+    g_autofree uint64_t *next = g_new(uint64_t, n);
+    uint64_t wanted[CHUNKS], fetches = 0;
+    bool local[CHUNKS] = { false };
+    uint32_t n_local = 0;
+
+    for (uint32_t c = 0; c < CHUNKS; c++) {
+        wanted[c] = n;
+    }
+    for (uint64_t i = n; i-- > 0; wanted[trace[i]] = i) {
+        next[i] = wanted[trace[i]];
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t last = CHUNKS;
+
+        for (uint32_t c = 0; n_local == local_max && !local[trace[i]] &&
+             c < CHUNKS; c++) {
+            if (local[c] && (last == CHUNKS || wanted[c] > wanted[last])) {
+                last = c;
+            }
+        }
+        if (last < CHUNKS) {
+            local[last] = false;
+            n_local--;
+        }
+        if (!local[trace[i]]) {
+            local[trace[i]] = true;
+            n_local++;
+            fetches += i >= first;
+        }
+        wanted[trace[i]] = next[i];
+    }
+    return fetches;
+}
+
+/*
+ * Half is local, accesses are independent of each other.  Nobody who doesn't know
+ * the future needs fewer fetches than who keeps the most probable chunks (Aho,
+ * Denning, Ullman 1971): how far are we from that?  Belady's optimum, which
+ * knows it, comes to little more than half of these.
+ */
+static void test_fetches(void)
+{
+    Guest *g = guest_new(0.5, SECOND / 5000);
+    uint64_t n = 200 * CHUNKS, ours = 0, best = 0, optimum;
+    g_autofree uint32_t *trace = g_new(uint32_t, n);
+    uint32_t other = CHUNKS;
+    bool fixed[CHUNKS] = { false };
+
+    for (uint32_t rank = 0; rank + 1 < g->local_max; rank++) {
+        fixed[g->place[rank]] = true;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t c = trace[i] = zipf(g);
+
+        ours += !touch(g, c) && i >= n / 2;
+        if (!fixed[c] && c != other) { /* one place is for all others */
+            other = c;
+            best += i >= n / 2;
+        }
+    }
+    optimum = belady(trace, n, g->local_max, n / 2);
+    g_test_message("fetches over Belady's: %.2f; the best without knowing "
+                   "the future: %.2f", (double)ours / optimum,
+                   (double)best / optimum);
+    g_assert_cmpuint(optimum, <=, best);
+    g_assert_cmpfloat((double)ours / best, <=, 1.2);
+    guest_free(g);
 }
 
 /* A tenth is in use, a scan goes over all the rest: what is in use stays. */
@@ -200,6 +284,7 @@ int main(int argc, char **argv)
                          test_zipf);
     g_test_add_data_func("/ranking/zipf/three-quarters",
                          GUINT_TO_POINTER(75), test_zipf);
+    g_test_add_func("/ranking/fetches", test_fetches);
     g_test_add_func("/ranking/scan", test_scan);
     g_test_add_func("/ranking/moving", test_moving);
     return g_test_run();
