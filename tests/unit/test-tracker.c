@@ -5,10 +5,13 @@
  */
 #include <errno.h>
 #include <glib/gstdio.h>
+#include <linux/io_uring.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "region-fixture.h"
@@ -370,6 +373,86 @@ static void test_region_pause(void)
     server_process_free(server);
 }
 
+/* Pins a page for DMA until the descriptor is closed; or -1. */
+static int pin(void *page)
+{
+    struct io_uring_params params = { 0 };
+    struct iovec iov = { page, PAGE_BYTES };
+    int ring = syscall(SYS_io_uring_setup, 1, &params);
+
+    if (ring >= 0 && syscall(SYS_io_uring_register, ring,
+                             IORING_REGISTER_BUFFERS, &iov, 1)) {
+        close(ring);
+        ring = -1;
+    }
+    return ring;
+}
+
+/* A page that is away as a sample, and that nobody is just giving back. */
+static MemxSlot *away_locked(MemxRegion *r)
+{
+    MemxStaging *st = &r->staging;
+
+    for (unsigned i = st->n_slots; i < st->n_slots + st->n_samples; i++) {
+        MemxSlot *slot = &st->slot[i];
+
+        if (slot->state == MEMX_SLOT_SAMPLED && slot->staged &&
+            !memx_chunk_exclusive(&r->table.chunk[
+                memx_chunk_of_group(&r->table, slot->group)])) {
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+/* What the kernel doesn't move back, since it was pinned meanwhile, comes back
+ * all the same. */
+static void test_region_refused(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *r = region_or_skip(MEMX_TRACKER_SAMPLE, server, 32 * MIB,
+                                   32 * MIB);
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    uint64_t group = 0, bit = 0;
+    int ring = -1;
+
+    for (uint64_t page = 0; r && page < 32 * MIB / PAGE_BYTES; page++) {
+        pattern_write(memx_region_base(r), page, 1);
+    }
+    while (r && !bit) {
+        MemxSlot *slot;
+
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_mutex_lock(&r->lock);
+        slot = away_locked(r);
+        if (slot) {
+            bit = slot->staged & -slot->staged;
+            group = slot->group;
+            ring = pin(slot->base + __builtin_ctzll(bit) * PAGE_BYTES);
+        }
+        g_mutex_unlock(&r->lock);
+    }
+    if (r && ring < 0) {
+        g_test_skip("no io_uring, or nothing may be pinned");
+    }
+    while (ring >= 0) {
+        bool here;
+
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_mutex_lock(&r->lock);
+        here = r->table.present[group] & bit;
+        g_mutex_unlock(&r->lock);
+        if (here) {
+            pattern_check(memx_region_base(r), group * MEMX_GROUP_PAGES +
+                          __builtin_ctzll(bit), 1);
+            close(ring);
+            ring = -1;
+        }
+    }
+    memx_region_free(r);
+    server_process_free(server);
+}
+
 /* With `auto` there is always one, and it says why it is that. */
 static void test_region_auto(void)
 {
@@ -706,6 +789,7 @@ int main(int argc, char **argv)
     g_test_add_func("/tracker/period-adapts", test_period_adapts);
     g_test_add_func("/tracker/auto", test_region_auto);
     g_test_add_func("/tracker/pause", test_region_pause);
+    g_test_add_func("/tracker/refused", test_region_refused);
     g_test_add_func("/tracker/object-refuses", test_object_refuses);
     g_test_add_func("/tracker/idle-helper", test_idle_helper);
     g_test_add_data_func("/tracker/object-bounded/small-pages", NULL,
