@@ -7,9 +7,9 @@
 #include <string.h>
 #include "history.h"
 
-/* What a period is worth, the last one first: four fifths of the one after. */
+/* What a period is worth, the last one first: seven tenths of the one after. */
 static const uint32_t worth[8] = {
-    78125, 62500, 50000, 40000, 32000, 25600, 20480, 16384,
+    10000000, 7000000, 4900000, 3430000, 2401000, 1680700, 1176490, 823543,
 };
 
 static unsigned score(unsigned value)

@@ -14,12 +14,12 @@
  * the order in which chunks came to it.  Its victim is the head of the lowest
  * list that isn't empty, found through a bitmap: no scan.
  *
- * The lists stand in the order of their *rank*: a period counts four fifths of the
+ * The lists stand in the order of their *rank*: a period counts seven tenths of the
  * one after it.  By the value as a number it would count half: what was touched
  * in the last period but in none before would be worth more than what was
  * touched in all but the last, and most of what tells the frequently used from
- * the rest is not heard (tests/unit/test-ranking.c: of Zipf-distributed accesses
- * a tenth fewer fetches).
+ * the rest is not heard (tests/unit/test-ranking.c).  Would it count more, like
+ * eight tenths, a working set that moves would be followed too slowly.
  *
  * The end of a period is told for some chunks after the other (memx_history_
  * fold()), so that the lock needn't be held for all of them.  A chunk whose

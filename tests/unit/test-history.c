@@ -19,13 +19,13 @@ typedef struct Model {
     uint8_t sorted[MEMX_HISTORY_VALUES];
 } Model;
 
-/* A touch is worth four fifths of one in the period after it. */
+/* A touch is worth seven tenths of one in the period after it. */
 static double worth(unsigned value)
 {
     double sum = 0;
 
     for (unsigned age = 0; age < 8; age++) {
-        sum += value & 0x80 >> age ? 78125 * pow(0.8, age) : 0;
+        sum += value & 0x80 >> age ? 1e7 * pow(0.7, age) : 0;
     }
     return round(sum);
 }
