@@ -55,9 +55,10 @@ def arguments():
     parser.add_argument("--percents", type=list_of(map(str, plan.PERCENTS)),
                         metavar="N[,N]...", help="local, of all memory in use "
                         "(default: 25,50,75)")
-    parser.add_argument("--patterns", type=list_of(plan.PATTERNS),
-                        metavar="NAME[,NAME]...", default=plan.PATTERNS,
-                        help="default: " + ",".join(plan.PATTERNS))
+    measured = [*plan.PATTERNS, plan.COST]
+    parser.add_argument("--patterns", type=list_of(measured),
+                        metavar="NAME[,NAME]...", default=measured,
+                        help="default: " + ",".join(measured))
     parser.add_argument("--scale", type=float, metavar="FACTOR",
                         help="of the numbers of accesses (default: 1)")
     parser.add_argument("--keep", action="store_true",

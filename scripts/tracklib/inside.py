@@ -194,8 +194,10 @@ def measure(test, tracker, percent, patterns, scale):
               "kernel": os.uname().release}
     if os.path.exists(path):  # with --keep: of other patterns
         with open(path, encoding="utf-8") as file:
-            result["runs"] = [run for run in json.load(file)["runs"]
-                              if run["pattern"] not in patterns]
+            result = json.load(file)
+        result.pop("error", None)
+        result["runs"] = [run for run in result["runs"]
+                          if run["pattern"] not in patterns]
 
     def save():
         with open(path, "w", encoding="utf-8") as file:
@@ -204,10 +206,12 @@ def measure(test, tracker, percent, patterns, scale):
         vm = TrackedVm(test, tracker, percent)
         vm.fill()
         result["reason"] = vm.state()["tracking"]["reason"]
-        for pattern in patterns:
+        for pattern in plan.PATTERNS:
+            if pattern not in patterns:
+                continue
             result["runs"].append(vm.run(pattern, scale))
             save()
-        if percent == 50:
+        if percent == 50 and plan.COST in patterns:
             result["default_cost"] = vm.default_cost(scale / 2)
             result["prices"] = vm.prices()
         vm.vm.check_never_stopped()

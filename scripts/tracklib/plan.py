@@ -14,6 +14,7 @@ TRACKERS = {                    # and the lab's kernel that has it
     "off": "7.3",
 }
 PATTERNS = ["fixed", "moving", "zipf", "scan"]
+COST = "cost"                   # what tracking costs, half local
 # What the engine keeps free (memx_low_watermark()) and its fetch buffers: at
 # this size a large part of local-size, at any usual one very little.  They
 # come on top of what is to be local, so that it is the choice that is judged.
