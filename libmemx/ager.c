@@ -8,6 +8,7 @@
 #include <string.h>
 #include <time.h>
 #include "ager.h"
+#include "urgent.h"
 
 #define MS 1000000ull
 #define PERIOD_MIN_NS (250 * MS)
@@ -351,6 +352,9 @@ static void *ager_thread(void *opaque)
     MemxAger *a = opaque;
     uint64_t start = now_ns(CLOCK_MONOTONIC);
 
+    if (a->ops && a->ops->waits) {
+        memx_thread_urgent(); /* whose memory is away waits for it */
+    }
     for (;;) {
         await_period(a, start);
         if (stopping(a)) {

@@ -103,7 +103,9 @@ static int pull(TcpServer *ch, const struct iovec *iov, int n, size_t bytes)
         r = recvmsg(ch->tcp.fd, &message, MSG_WAITALL);
         if (r > 0) {
             got += r;
-            memx_thread_yield();
+            if (got < bytes) {
+                memx_thread_yield();
+            }
         } else if (r == 0 || errno != EINTR) {
             return memx_tcp_die(&ch->tcp, -EPIPE);
         }

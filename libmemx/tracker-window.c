@@ -6,18 +6,20 @@
  *
  * As tracker-sample.c, but nobody pages this memory, so nothing serves its
  * faults but this: *windows* of 2 MiB, aligned, are registered with a
- * userfaultfd of our own and moved out for a moment, the dwell.  Who touches one
+ * userfaultfd of our own and moved out for some seconds.  Who touches one
  * meanwhile waits; the window is moved back as a whole, unregistered, and
  * counts as touched.  Being moved as a whole a huge page isn't copied, and stays one
  * where the kernel moves it as one; elsewhere it is split.  That is why this is
  * never chosen by `auto`.
  *
- * All windows of a slice, a GiB, are away together.  A window costs its two
- * moves however long it is away, so this is as long as the tracker's share of
- * a CPU asks for: some seconds, in which memory that is in use is touched.
+ * A window costs its two moves however long it is away, so many are away
+ * together for as long as the tracker's share of a CPU asks for: what a
+ * program uses now and then is seen, too.  How many is bounded by the time in
+ * which all can be given back (away_max), since who migrates or unplugs waits
+ * for that.
  *
- * Memory that is written for the first time is seen by having come since the
- * last look.
+ * A window that has more pages than at the last look was touched, too; one
+ * without pages stays where it is.
  *
  * Out of a dwell nothing is registered, and nothing is away.  What can't be moved
  * (pinned for DMA) stays where it is, and isn't seen.
@@ -31,6 +33,7 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -46,27 +49,31 @@
 #define DWELL_MIN_NS 5000000ull
 #define DWELL_MAX_NS 1000000000ull
 #define RETRY_MS 1
-#define MOVES_MAX 100u  /* refused, then the page is copied */
-
-/* What a look found in a window's place. */
-typedef enum Content { UNSEEN, EMPTY, FILLED } Content;
+#define MOVES_MAX 100u  /* refused, of a window; then pages are copied */
+#define AWAY_MIN 16u
+#define RETURN_MAX_NS 20000000ull /* until all are back */
+#define RETURN_NS 1000000ull      /* what one takes, until it is known */
 
 typedef struct Window {
     uint8_t *hva;
     uint8_t *staging;
     unsigned page;              /* of the slice, its first */
-    bool filled;                /* since the last look: touched, that is */
+    bool grew;                  /* since the last look: touched, that is */
 } Window;
 
 typedef struct Windows {
     const MemxRange *range;
     unsigned n_ranges;
     int uffd;
-    uint8_t *map;               /* for WINDOWS, and to align them */
+    int pagemap_fd;             /* or -1 */
+    uint8_t *map;
+    uint64_t map_bytes;         /* for max_away, and to align them */
     uint8_t *staging;
-    uint8_t **content;          /* of each range's windows, a Content */
+    uint16_t **pages;           /* that each range's windows had, and 1; or 0 */
     bool registered;            /* some memory still is, of nobody's window */
     unsigned n;                 /* taken; those with an hva are still away */
+    unsigned n_away;
+    uint64_t return_ns;         /* what one takes to come back */
     Window window[WINDOWS];
 } Windows;
 
@@ -85,22 +92,31 @@ static void window_close(void *opaque)
     if (t->uffd >= 0) {
         close(t->uffd);
     }
+    if (t->pagemap_fd >= 0) {
+        close(t->pagemap_fd);
+    }
     if (t->map) {
-        munmap(t->map, (WINDOWS + 1) * WINDOW_BYTES);
+        munmap(t->map, t->map_bytes);
     }
     for (unsigned i = 0; i < t->n_ranges; i++) {
-        g_free(t->content[i]);
+        g_free(t->pages[i]);
     }
-    g_free(t->content);
+    g_free(t->pages);
     g_free(t);
 }
 
 static bool map_staging(Windows *t, GError **error)
 {
-    void *map = mmap(NULL, (WINDOWS + 1) * WINDOW_BYTES,
-                     PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint64_t bytes = 0;
+    void *map;
 
+    for (unsigned i = 0; i < t->n_ranges; i++) {
+        bytes = MAX(bytes, t->range[i].bytes);
+    }
+    bytes = MIN(bytes / WINDOW_BYTES + 1, WINDOWS) * WINDOW_BYTES;
+    t->map_bytes = bytes + WINDOW_BYTES;
+    map = mmap(NULL, t->map_bytes, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
                     "cannot map memory for samples: %s", g_strerror(errno));
@@ -110,11 +126,9 @@ static bool map_staging(Windows *t, GError **error)
     t->staging = (uint8_t *)(((uintptr_t)map + WINDOW_BYTES - 1) &
                              ~(WINDOW_BYTES - 1));
     /* A page that was merged (systemd's MemoryKSM=) can't be moved. */
-    madvise(map, (WINDOWS + 1) * WINDOW_BYTES, MADV_UNMERGEABLE);
-    madvise(map, (WINDOWS + 1) * WINDOW_BYTES, MADV_DONTFORK);
-    madvise(map, (WINDOWS + 1) * WINDOW_BYTES, MADV_DONTDUMP);
-    return memx_uffd_register(t->uffd, t->staging, WINDOWS * WINDOW_BYTES,
-                              error);
+    madvise(map, t->map_bytes, MADV_UNMERGEABLE);
+    madvise(map, t->map_bytes, MADV_DONTFORK);
+    return memx_uffd_register(t->uffd, t->staging, bytes, error);
 }
 
 /* The kernel registers shared memory, too, but doesn't move it. */
@@ -129,13 +143,19 @@ static bool check_kind(Windows *t, const MemxRange *range, GError **error)
         back = memx_uffd_move(t->uffd, range->base, t->staging,
                               MEMX_PAGE_BYTES, MEMX_MOVE_ALLOW_HOLES);
     }
-    if (done != -EINVAL) {
-        return true;
+    if (done == -EINVAL) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
+                    "the memory at %p can't be sampled: only private anonymous "
+                    "memory can", range->base);
+        return false;
     }
-    g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
-                "the memory at %p can't be sampled: only private anonymous "
-                "memory can", range->base);
-    return false;
+    if (done == -EEXIST) { /* mlockall() fills what is mapped */
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
+                    "the memory can't be sampled: all of this process's is "
+                    "locked (mem-lock=on)");
+        return false;
+    }
+    return true;
 }
 
 static void *window_open(const MemxWatch *watch, GError **error)
@@ -145,10 +165,12 @@ static void *window_open(const MemxWatch *watch, GError **error)
 
     t->range = watch->range;
     t->n_ranges = watch->n_ranges;
-    t->content = g_new(uint8_t *, t->n_ranges);
+    t->pages = g_new(uint16_t *, t->n_ranges);
     for (unsigned i = 0; i < t->n_ranges; i++) {
-        t->content[i] = g_malloc0(t->range[i].bytes / WINDOW_BYTES + 1);
+        t->pages[i] = g_new0(uint16_t, t->range[i].bytes / WINDOW_BYTES + 1);
     }
+    t->return_ns = RETURN_NS;
+    t->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     t->uffd = memx_uffd_open(0, NULL, error);
     ok = t->uffd >= 0 && map_staging(t, error);
     /* Is it of a kind that can be moved, and nobody else's? */
@@ -192,7 +214,6 @@ static bool move_window(Windows *t, uint8_t *to, uint8_t *from, bool must)
         }
         any |= done > 0;
         at += done > 0 ? done : MEMX_PAGE_BYTES;
-        refused = 0;
     }
     return any;
 }
@@ -219,18 +240,52 @@ static void let_all_go(Windows *t)
     t->registered = left;
 }
 
-static void take(Windows *t, uint8_t *hva, unsigned page, uint8_t *content)
+/* Without a pagemap all look full, and nothing grows. */
+static unsigned count_pages(const Windows *t, const uint8_t *hva)
 {
-    Window *w = &t->window[t->n];
+    int n = memx_pages_mapped(t->pagemap_fd, hva, WINDOW_PAGES);
 
-    *w = (Window) { hva, t->staging + t->n * WINDOW_BYTES, page,
-                    *content == EMPTY };
+    return n < 0 ? WINDOW_PAGES : (unsigned)n;
+}
+
+/* Of a window that is known to be idle, or touched. */
+static void tell(MemxSlice *slice, unsigned page, bool touched)
+{
+    for (unsigned g = page / MEMX_GROUP_PAGES;
+         g <= (page + WINDOW_PAGES - 1) / MEMX_GROUP_PAGES; g++) {
+        slice->skipped[g / 64] &= ~(1ull << g % 64);
+    }
+    if (touched) {
+        memx_slice_set(slice, page, WINDOW_PAGES);
+    }
+}
+
+/* Takes the window at @page of the slice away. */
+static void take(Windows *t, MemxSlice *slice, unsigned page)
+{
+    const MemxRange *range = &t->range[slice->range];
+    uint8_t *hva = memx_slice_hva(range, slice, 0) +
+                   (uint64_t)page * MEMX_PAGE_BYTES;
+    uint16_t *pages = &t->pages[slice->range][(hva - (uint8_t *)range->base) /
+                                              WINDOW_BYTES];
+    Window *w = &t->window[t->n];
+    unsigned before = *pages, now = count_pages(t, hva);
+
+    *pages = now + 1;
+    if (!now) { /* moved holes would only leave page tables behind */
+        tell(slice, page, false);
+        return;
+    }
+    /* Always the same place for it, so that a huge page comes where no page
+     * table of small ones is. */
+    *w = (Window) { hva, t->staging + page / WINDOW_PAGES * WINDOW_BYTES,
+                    page, before && now + 1 > before };
     if (!memx_uffd_register(t->uffd, hva, WINDOW_BYTES, NULL)) {
         return; /* it has become somebody else's */
     }
-    *content = move_window(t, w->staging, hva, false) ? FILLED : EMPTY;
-    if (*content == FILLED) {
+    if (move_window(t, w->staging, hva, false)) {
         t->n++;
+        t->n_away++;
     } else {
         let_go(t, hva);
     }
@@ -239,12 +294,12 @@ static void take(Windows *t, uint8_t *hva, unsigned page, uint8_t *content)
 /* What a window's dwell has shown. */
 typedef enum Verdict { UNKNOWN, IDLE, TOUCHED } Verdict;
 
-/* Gives a window back, and wakes who waits for it.  Its staging is another's
- * when all are back. */
+/* Gives a window back, and wakes who waits for it. */
 static void give_back(Windows *t, MemxSlice *slice, unsigned i,
                       Verdict verdict)
 {
     Window *w = &t->window[i];
+    uint64_t start = now_ns();
 
     if (!w->hva) {
         return;
@@ -252,15 +307,10 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
     move_window(t, w->hva, w->staging, true);
     let_go(t, w->hva);
     w->hva = NULL;
-    if (verdict == UNKNOWN && !w->filled) {
-        return;
-    }
-    for (unsigned g = w->page / MEMX_GROUP_PAGES;
-         g <= (w->page + WINDOW_PAGES - 1) / MEMX_GROUP_PAGES; g++) {
-        slice->skipped[g / 64] &= ~(1ull << g % 64);
-    }
-    if (verdict == TOUCHED || w->filled) {
-        memx_slice_set(slice, w->page, WINDOW_PAGES);
+    t->n_away--;
+    t->return_ns = (t->return_ns * 7 + now_ns() - start) / 8;
+    if (verdict != UNKNOWN || w->grew) {
+        tell(slice, w->page, verdict == TOUCHED || w->grew);
     }
     slice->faults += verdict == TOUCHED;
 }
@@ -319,6 +369,12 @@ static bool attend(Windows *t, MemxSlice *slice, int wake_fd, uint64_t ns)
     return !pfd[1].revents;
 }
 
+/* As many as come back soon enough for who can't wait for them. */
+static unsigned away_max(const Windows *t)
+{
+    return CLAMP(RETURN_MAX_NS / MAX(t->return_ns, 1), AWAY_MIN, WINDOWS);
+}
+
 static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
                            uint64_t dwell_ns)
 {
@@ -327,24 +383,29 @@ static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
     uint8_t *start = memx_slice_hva(range, slice, 0);
     uint64_t bytes = memx_slice_bytes(range, slice, 0, slice->n_groups);
     uint64_t at = -(uintptr_t)start & (WINDOW_BYTES - 1);
+    unsigned oldest = 0;
     bool calm = true;
     Verdict verdict;
 
     memset(slice->skipped, 0xff, (slice->n_groups + 63) / 64 *
            sizeof(slice->skipped[0]));
     for (; calm && at + WINDOW_BYTES <= bytes; at += WINDOW_BYTES) {
-        take(t, start + at, at / MEMX_PAGE_BYTES,
-             &t->content[slice->range][(start + at - (uint8_t *)range->base) /
-                                       WINDOW_BYTES]);
+        take(t, slice, at / MEMX_PAGE_BYTES);
+        while (t->n_away > away_max(t)) {
+            give_back(t, slice, oldest++, IDLE);
+        }
         calm = attend(t, slice, wake_fd, memx_pace_ns(slice->pace));
     }
-    calm = calm && t->n &&
+    calm = calm && t->n_away &&
         attend(t, slice, wake_fd, CLAMP(dwell_ns, DWELL_MIN_NS, DWELL_MAX_NS));
     verdict = calm ? IDLE : UNKNOWN;
-    for (unsigned i = 0; i < t->n; i++) {
-        give_back(t, slice, i, verdict);
-        calm = calm &&
-            attend(t, slice, wake_fd, memx_pace_ns(slice->pace));
+    for (; oldest < t->n; oldest++) {
+        give_back(t, slice, oldest, verdict);
+        if (calm) {
+            calm = attend(t, slice, wake_fd, memx_pace_ns(slice->pace));
+        } else {
+            serve(t, slice);
+        }
     }
     t->n = 0;
     let_all_go(t);

@@ -19,6 +19,7 @@
 #define EAGAIN_RETRIES 16
 
 /* Bits of a /proc/PID/pagemap entry (Documentation/admin-guide/mm/pagemap) */
+#define PAGEMAP_AT_ONCE 512
 #define PAGEMAP_SWAPPED (1ULL << 62)
 #define PAGEMAP_PRESENT (1ULL << 63)
 
@@ -304,20 +305,30 @@ int memx_uffd_read(int fd, struct uffd_msg *msgs, int n)
 }
 
 /* Fault path. */
-int memx_page_mapped(int pagemap_fd, const void *hva)
+int memx_pages_mapped(int pagemap_fd, const void *hva, unsigned n)
 {
-    uint64_t entry;
-    off_t at = (uintptr_t)hva / PAGE_BYTES * sizeof(entry);
+    uint64_t entry[PAGEMAP_AT_ONCE];
+    off_t at = (uintptr_t)hva / PAGE_BYTES * sizeof(entry[0]);
+    int mapped = 0;
     ssize_t got;
 
+    g_assert(n <= PAGEMAP_AT_ONCE);
     do {
-        got = pread(pagemap_fd, &entry, sizeof(entry), at);
+        got = pread(pagemap_fd, entry, n * sizeof(entry[0]), at);
     } while (got < 0 && errno == EINTR);
     if (got < 0) {
         return -errno;
     }
-    if (got != sizeof(entry)) {
+    if (got != (ssize_t)(n * sizeof(entry[0]))) {
         return -EIO;
     }
-    return (entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) != 0;
+    for (unsigned i = 0; i < n; i++) {
+        mapped += (entry[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) != 0;
+    }
+    return mapped;
+}
+
+int memx_page_mapped(int pagemap_fd, const void *hva)
+{
+    return memx_pages_mapped(pagemap_fd, hva, 1);
 }

@@ -159,4 +159,7 @@ int memx_uffd_read(int fd, struct uffd_msg *msgs, int n);
  */
 int memx_page_mapped(int pagemap_fd, const void *hva);
 
+/* How many of the @n pages (512 at most) from @hva on are there; or -errno. */
+int memx_pages_mapped(int pagemap_fd, const void *hva, unsigned n);
+
 #endif /* MEMX_UFFD_H */

@@ -19,8 +19,9 @@ void memx_thread_urgent(void);
  * Between two steps of long work: who waits for this CPU goes first.  A kernel
  * without preemption looks for others only when a system call ends after a
  * tick, so threads that work in a row would keep a woken vCPU waiting for
- * milliseconds.  Only after memx_thread_urgent() had an effect: a yield costs
- * the rest of the slice, which is little then, and much else.
+ * milliseconds.  Does nothing before some 50 us of work, nor where
+ * memx_thread_urgent() had no effect: a yield costs the rest of the slice, which
+ * is little then, and much else.  It reaches threads of the same control group.
  */
 void memx_thread_yield(void);
 

@@ -12,6 +12,9 @@ import time
 MIB = 1 << 20
 # The guest's kernel, its programs and what they need besides the data.
 GUEST_OWN_MIB = 160
+# Since the memory that isn't used any more was.  A tracker's period is some
+# seconds, and what was used in the same one is alike to it.
+SETTLED_S = 30
 # memcached's slab class for our items, over the value that they hold.
 KV_BYTES_PER_VALUE_BYTE = 1184 / 1024
 
@@ -71,6 +74,7 @@ class Sort:
         # The other half of the memory has been used, too, some time ago.
         other = guest.size_mib // 2 - GUEST_OWN_MIB
         guest.start(f"rapid-write {other} 0").wait_line("^round 1", 300)
+        time.sleep(SETTLED_S)
         guest.run(f"gendata {self._bytes} > /tmp/data", 120)
         self._job = guest.start(
             f"gnu-sort -S {self._bytes * 2 // MIB}M -T /tmp -o /tmp/sorted "

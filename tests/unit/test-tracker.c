@@ -653,6 +653,59 @@ static void test_object_hot(gconstpointer kind)
     munmap(base, bytes);
 }
 
+/* Memory that is written for the first time between two looks was touched;
+ * what was there before the first look, or never, wasn't. */
+static void test_object_first_writes(gconstpointer kind)
+{
+    uint64_t bytes = 16 * MIB;
+    uint8_t *map = mmap(NULL, bytes + HUGE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *base = (uint8_t *)(((uintptr_t)map + HUGE - 1) & ~(HUGE - 1));
+    MemxRange range = { base, bytes };
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    MemxTrackerOptions o = fast(GPOINTER_TO_UINT(kind), NULL);
+    Toucher t = { .first = 32, .n = 8 }; /* the fifth window */
+    g_autoptr(GError) error = NULL;
+    MemxTrackerStats stats = { 0 };
+    MemxTracker *tracker;
+    uint8_t value[64];
+
+    g_assert_true(map != MAP_FAILED);
+    madvise(base, bytes, MADV_NOHUGEPAGE);
+    memset(base, 1, bytes / 4);
+    o.period_ms = 500; /* a history lasts for eight of them */
+    tracker = memx_tracker_new(&range, 1, CHUNK, &o, &error);
+    g_assert_no_error(error);
+    while (stats.periods < 2) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(POLL_US);
+        memx_tracker_stats(tracker, &stats);
+    }
+    memx_tracker_history(tracker, 0, value, 64);
+    for (unsigned c = 0; c < 64; c++) {
+        g_assert_cmpuint(value[c], ==, 0);
+    }
+    memx_tracker_pause(tracker, true);
+    memset(base + t.first * CHUNK, 2, t.n * CHUNK);
+    memx_tracker_pause(tracker, false);
+    do {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(POLL_US);
+        memx_tracker_history(tracker, 0, value, 64);
+    } while (!value[t.first]);
+    for (unsigned c = 0; c < 64; c++) {
+        g_assert_cmpuint(value[c] != 0, ==,
+                         c >= t.first && c < t.first + t.n);
+    }
+    memx_tracker_free(tracker);
+    for (uint64_t i = 0; i < bytes; i++) {
+        g_assert_cmpuint(base[i], ==, i < bytes / 4 ? 1 :
+                         i / CHUNK >= t.first && i / CHUNK < t.first + t.n
+                         ? 2 : 0);
+    }
+    munmap(map, bytes + HUGE);
+}
+
 static void test_object_refuses(void)
 {
     MemxTrackerOptions o = MEMX_TRACKER_OPTIONS_INIT;
@@ -810,5 +863,6 @@ int main(int argc, char **argv)
         add("object-small-pages", kinds[i], test_object_small_pages);
         add("object-huge-pages", kinds[i], test_object_huge_pages);
     }
+    add("object-first-writes", MEMX_TRACKER_SAMPLE, test_object_first_writes);
     return g_test_run();
 }
