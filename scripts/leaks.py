@@ -33,6 +33,17 @@ def _read(path):
         return ""
 
 
+def reap_orphans(but):
+    """A program may wait until a daemon that it left is really gone.  But
+    those are ours, and somebody else waits for them."""
+    for pid in _read(f"/proc/self/task/{os.getpid()}/children").split():
+        try:
+            if int(pid) not in but:
+                os.waitpid(int(pid), os.WNOHANG)
+        except ChildProcessError:
+            pass
+
+
 def _children(but):
     """Live children of this process; reaps those that have ended."""
     while True:

@@ -79,7 +79,7 @@ class DescriptorStore:
 
 class Memserver:
     def __init__(self, test, name, capacity="1G", key_file=None, store=False,
-                 options=(), host="127.0.0.1", before_exec=None):
+                 options=(), host="127.0.0.1", port=None, before_exec=None):
         """before_exec: enters the network namespace where host is."""
         self.test = test
         self.name = name
@@ -87,7 +87,7 @@ class Memserver:
         self.key_file = key_file
         self.options = list(options)
         self.before_exec = before_exec
-        self.address = f"{host}:{free_port()}"
+        self.address = f"{host}:{port or free_port()}"
         self.control = os.path.join(test.socket_dir, f"{name}.sock")
         self.store = None
         if store:

@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""virtqemud is restarted, and killed, at either side in the middle of a split
+migration: the VM goes on at the source, and moves afterwards."""
+
+from memxlib import hosts
+from memxlib.domain import Domain, split_options
+from memxlib.wait import check, wait_until
+
+SIZE, LOCAL = "256M", "96M"
+
+
+def test(t):
+    network = hosts.Network(t)
+    servers = network.memservers()
+    source, dest = network.host1, network.host2
+    domain = Domain(source, size=SIZE)
+    load = domain.guest.load("--percent 60 --write-percent 10")
+    for host, kill in (source, False), (source, True), (dest, True):
+        virsh = domain.start_migration(
+            dest, "--bandwidth", "8",
+            *split_options(servers, LOCAL, warm_up=0))
+        domain.wait_phase(virsh, "transfer", "drain")
+        host.restart_daemon(kill=kill)
+        virsh.fail()
+        wait_until("nothing is left at the destination",
+                   lambda: not domain.is_listed(dest), 60)
+        wait_until("it runs at the source",
+                   lambda: domain.state() == "running", 60)
+        for server in servers:
+            server.wait_spaces("dropped what it had", lambda s: not s)
+        load.wait_progress()
+        t.say(f"{host.name}'s virtqemud was "
+              + ("killed" if kill else "restarted"))
+    domain.migrate(dest, *split_options(servers, LOCAL))
+    # What it knows of memx must survive it, too.
+    before = domain.memory_backing()
+    dest.restart_daemon()
+    check(domain.memory_backing() == before, "its definition has changed")
+    check(int(domain.stats()["server.count"]) == 2, "it knows no servers")
+    t.say("moved")
+    load.wait_progress()
+    load.finish()
+
+
+hosts.main(test)
