@@ -6,6 +6,7 @@ data set, whose checksum the host computes for itself.  Then it migrates to a
 smaller host while it does it once more.
 """
 
+import argparse
 import ctypes
 import os
 import re
@@ -19,7 +20,8 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "../tests/e2e")]
 # pylint: disable=wrong-import-position
 from demosplit import demo_split  # noqa: E402
-from memxlib import e2e  # noqa: E402
+from demovirsh import demo_virsh  # noqa: E402
+from memxlib import e2e, hosts  # noqa: E402
 from memxlib.vm import best_accel  # noqa: E402
 from memxlib.wait import Failure, Skip, check  # noqa: E402
 
@@ -219,6 +221,7 @@ servers.0=127.0.0.1:7701 ...
   While a guest works: stop a server (kill -STOP, then -CONT), or restart it
   with "memserver --take-over /tmp/m1": the guest stalls and goes on.
   ./scripts/check           builds and runs all tests
+  ./scripts/two-hosts       a shell with two libvirt hosts: docs/libvirt.md
   build/bin/memx-bench      what a remote page costs
   docs/troubleshooting.md   when something does not work
 (logs of this run: {os.path.relpath(t.log_dir, e2e.TOP)})""")
@@ -252,8 +255,25 @@ def demo(t):
         skipped.append(("kernel swap to a file", reason))
     table(runs, skipped)
     tell_memx(memx)
-    demo_split(t, GUEST_MIB, accel, WRITE_DATA, SORT, expected, Progress())
+    if OPTIONS.qmp:
+        demo_split(t, GUEST_MIB, accel, WRITE_DATA, SORT, expected,
+                   Progress())
+    else:
+        demo_virsh(t, GUEST_MIB, accel == "kvm", WRITE_DATA, SORT, expected,
+                   Progress())
     try_next(t)
 
 
+def arguments():
+    parser = argparse.ArgumentParser(prog="demo", description="Builds MemX, "
+                                     "and shows what it does.")
+    parser.add_argument("--qmp", action="store_true", help="migrate by QMP "
+                        "alone, without libvirt")
+    parser.add_argument("-v", action="store_true", help="show the log")
+    return parser.parse_args()
+
+
+OPTIONS = arguments()
+if not OPTIONS.qmp:
+    hosts.inside()
 e2e.main(demo, seconds=900)

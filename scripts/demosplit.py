@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The demo's second part: the guest moves to a host with half of its memory
-while it sorts, and then all of its memory comes home to that host."""
+"""The demo's second part, by QMP: the guest moves to a host with half of its
+memory while it sorts, and then all of its memory comes home to that host."""
 
 import time
 
@@ -37,7 +37,7 @@ def _watch_migration(migration, progress):
     return info
 
 
-def _watch_merge(vm, progress):
+def watch_merge(vm, progress):
     began = time.monotonic()
     while True:
         backend = vm.backend()
@@ -51,7 +51,7 @@ def _watch_merge(vm, progress):
     return time.monotonic() - began
 
 
-def _wait_sorted(job, progress):
+def wait_sorted(job, progress):
     began = time.monotonic()
     while job.running:
         check(time.monotonic() < began + 150, "not sorted within 150 s")
@@ -59,6 +59,14 @@ def _wait_sorted(job, progress):
         time.sleep(0.2)
     progress.clear()
     return job.wait()
+
+
+def tell_sorted(output, expected, was_running):
+    check(output == expected, f"after the split migration the checksum is "
+                              f"{output}, it should be {expected}")
+    print("    sorted" + (", from before the move until after it"
+                          if was_running else "") +
+          "; the checksum is right", flush=True)
 
 
 def demo_split(t, size_mib, accel, prepare, command, expected, progress):
@@ -86,14 +94,9 @@ def demo_split(t, size_mib, accel, prepare, command, expected, progress):
     was_running = job.running
     dest.set_local_size(f"{size_mib}M")
     print("    local-size raised: all of it comes home in "
-          f"{_watch_merge(dest, progress):.1f} s, and the servers may go",
+          f"{watch_merge(dest, progress):.1f} s, and the servers may go",
           flush=True)
     for server in servers:
         server.end()
-    output = _wait_sorted(job, progress)
-    check(output == expected, f"after the split migration the checksum is "
-                              f"{output}, it should be {expected}")
-    print("    sorted" + (", from before the move until after it"
-                          if was_running else "") +
-          "; the checksum is right", flush=True)
+    tell_sorted(wait_sorted(job, progress), expected, was_running)
     dest.end()
