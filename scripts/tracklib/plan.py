@@ -25,9 +25,10 @@ RESERVE_PAGES = 256 + 64
 LOW_MIB, TOP_MIB = 128, 64
 FRESH_MIB = 4                   # of the lower: left alone, too
 
-# Accesses to get used to it, and to be judged; the scale multiplies both.
-WARM = {"fixed": 700, "moving": 500, "zipf": 2500, "scan": 500}
-COUNT = {"fixed": 1000, "moving": 1500, "zipf": 2000, "scan": 1000}
+# Accesses to get used to it, and to be judged; the scale multiplies both.  A
+# history has 8 periods, each as long as some hundred accesses here.
+WARM = {"fixed": 1400, "moving": 1000, "zipf": 4000, "scan": 1000}
+COUNT = {"fixed": 2000, "moving": 2000, "zipf": 4000, "scan": 2000}
 
 
 REPORT = 50     # accesses; numbers of them are multiples
