@@ -66,7 +66,9 @@ class Sort:
 
     def __init__(self, size_mib, rate_bits_per_s):
         del rate_bits_per_s
-        self._bytes = size_mib // 8 * MIB
+        # With as much again for the result and twice that for sort's buffer,
+        # all of it in memory, it fits the main host.
+        self._bytes = size_mib // 12 * MIB
         self._job = self._guest = None
         self._began = self._ran = None
 
