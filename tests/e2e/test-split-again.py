@@ -22,7 +22,8 @@ def move(t, load, source, dest, servers, local):
           f"where they were, {split['sent'] >> 20} MiB went to servers")
 
 
-def released(server):
+def released(server, vm):
+    vm.backend()  # for the log, should it fail
     status = server.status()
     return status["used_bytes"] == 0 and status["reserved_bytes"] == 0
 
@@ -41,7 +42,8 @@ def test(t):
     move(t, load, second, third, servers, SIZE)
     third.wait_backend("all of it came home", lambda b: b["remote"] == 0, 120)
     for server in servers:
-        wait_until(f"{server.name} is released", lambda s=server: released(s))
+        wait_until(f"{server.name} is released",
+                   lambda s=server: released(s, third))
         server.end()
     load.wait_progress()
     load.finish()
