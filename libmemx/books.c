@@ -200,6 +200,7 @@ int memx_place_locked(MemxRegion *r, uint32_t chunk)
         r->table.chunk[chunk].server = best;
         r->server[best].n_chunks++;
         memx_history_move(&r->history, chunk, best + 1);
+        memx_out_placed_locked(r, chunk);
     }
     return best;
 }

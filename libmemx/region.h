@@ -577,6 +577,8 @@ void memx_out_offered_locked(MemxRegion *r, unsigned server,
 uint64_t memx_out_handed_locked(MemxRegion *r, uint64_t group);
 /* What servers had of the pages isn't there any more. */
 void memx_out_gone_locked(MemxRegion *r, uint64_t group, uint64_t mask);
+/* A chunk has got a server. */
+void memx_out_placed_locked(MemxRegion *r, uint32_t c);
 /* The guest gave the pages back. */
 void memx_out_discard_locked(MemxRegion *r, uint64_t group, uint64_t mask);
 /* Store thread: @s has no room, and nothing but what the destination is to

@@ -170,6 +170,7 @@ bool memx_out_place_locked(MemxRegion *r, uint32_t c)
         chunk->server = best;
         r->server[best].n_chunks++;
         memx_history_move(&r->history, c, best + 1);
+        memx_out_placed_locked(r, c);
     }
     if (chunk->server != MEMX_SERVER_NONE) {
         r->out->server[chunk->server].planned_pages +=

@@ -14,6 +14,18 @@ static uint64_t pages(uint64_t mask)
     return memx_mask_pages(mask);
 }
 
+/* The destination is told anew: also of a server that holds nothing but what
+ * is to be dropped. */
+void memx_out_placed_locked(MemxRegion *r, uint32_t c)
+{
+    MemxSplitOut *out = r->out;
+
+    if (out && !memx_bit(out->changed, c)) {
+        out->changed[c / 64] |= 1ull << c % 64;
+        out->n_changed++;
+    }
+}
+
 void memx_out_set_locked(MemxRegion *r, uint64_t g, uint64_t handed,
                          uint64_t main)
 {
@@ -27,10 +39,7 @@ void memx_out_set_locked(MemxRegion *r, uint64_t g, uint64_t handed,
     out->main_pages += pages(main) - pages(out->main[g]);
     out->handed[g] = handed;
     out->main[g] = main;
-    if (!memx_bit(out->changed, c)) {
-        out->changed[c / 64] |= 1ull << c % 64;
-        out->n_changed++;
-    }
+    memx_out_placed_locked(r, c);
 }
 
 void memx_out_todo_locked(MemxRegion *r, uint64_t g, uint64_t todo)
