@@ -26,8 +26,7 @@ class Qmp:
         self._next_id = 0
         self._socket = self._connect(path, alive, seconds)
         self._file = self._socket.makefile("rb")
-        greeting = json.loads(self._file.readline())
-        self.version = greeting["QMP"]["version"]["qemu"]
+        self.version = self._greeting()["QMP"]["version"]["qemu"]
         threading.Thread(target=self._read, daemon=True).start()
         self.command("qmp_capabilities", enable=["oob"])
 
@@ -44,6 +43,17 @@ class Qmp:
                 sock.close()
                 return None
         return wait_until("QEMU opens its QMP socket", attempt, seconds, 0.05)
+
+    def _greeting(self):
+        """An event that happens while QEMU's monitor thread accepts the
+        connection (RESUME, of a VM that starts by itself) comes before it."""
+        for line in self._file:
+            message = json.loads(line)
+            if "QMP" in message:
+                return message
+            self._log(f"qmp < {line.decode().strip()[:600]}")
+            self._events.append(message)
+        raise Failure("QEMU closed QMP without a greeting")
 
     def _read(self):
         try:
