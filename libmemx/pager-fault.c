@@ -12,8 +12,7 @@
  *                       the thread is not woken
  *   page staged         copy it back from staging
  *   page stored         request it from the chunk's server
- *   none of these       first touch: zeros, for more pages the longer the
- *                       thread goes on in one direction
+ *   none of these       first touch: zeros (pager-touch.c)
  *
  * Whatever lacks budget, a free request or the server is left (see region.h).
  * Single pages are filled by COPY: it is as cheap as a 4 KiB MOVE alone, and
@@ -98,81 +97,6 @@ static void fault_staged(MemxRegion *r, MemxSlot *slot, uint64_t page)
     }
     g_mutex_unlock(&r->lock);
     if (n != MEMX_PAGE_BYTES) {
-        wake_page(r, page);
-    }
-}
-
-/* The pages from @page on that a stream's window lets us fill now. */
-static unsigned first_touch_pages(MemxRegion *r, uint64_t page,
-                                  uint32_t window, int direction)
-{
-    uint64_t group = page / MEMX_GROUP_PAGES;
-    uint64_t taken = r->table.present[group] | r->table.stored[group] |
-                     ~memx_group_mask(&r->table, group);
-    MemxSlot *slot = memx_staging_find(&r->staging, group, true);
-    unsigned first = page % MEMX_GROUP_PAGES;
-    unsigned n = 1;
-    uint64_t room = memx_free_pages(r);
-
-    if (direction < 0 || room < r->low / 2) {
-        return 1;
-    }
-    window = MIN(window, room - r->low / 2);
-    if (slot) {
-        taken |= slot->staged;
-    }
-    while (n < window && first + n < MEMX_GROUP_PAGES &&
-           !(taken >> (first + n) & 1)) {
-        n++;
-    }
-    return n;
-}
-
-static void fault_first_touch(MemxRegion *r, uint64_t page)
-{
-    uint64_t group = page / MEMX_GROUP_PAGES;
-    unsigned i = page % MEMX_GROUP_PAGES;
-    uint32_t c = memx_chunk_of_group(&r->table, group);
-    uint64_t first, end, filled = 0;
-    int direction;
-    uint32_t window = memx_streams_fault(&r->streams, page, &first, &end,
-                                         &direction);
-    unsigned n = first_touch_pages(r, page, window, direction);
-    ssize_t done;
-
-    if (!memx_budget_take_locked(r, n)) {
-        memx_starve_locked(r);
-        g_mutex_unlock(&r->lock);
-        return;
-    }
-    memx_chunk_faulted_locked(r, c);
-    r->table.chunk[c].installing++;
-    r->count.first_touch++;
-    g_mutex_unlock(&r->lock);
-
-    /* The page that is waited for first, alone. */
-    done = memx_uffd_copy(r->uffd, memx_page_hva(r, page), r->zeros,
-                          MEMX_PAGE_BYTES, 0);
-    if (done > 0) {
-        filled = 1;
-        if (n > 1) {
-            done = memx_uffd_copy(r->uffd, memx_page_hva(r, page + 1),
-                                  r->zeros, (n - 1) * MEMX_PAGE_BYTES, 0);
-            filled += done > 0 ? done / MEMX_PAGE_BYTES : 0;
-        }
-    }
-
-    g_mutex_lock(&r->lock);
-    if (filled) {
-        memx_trace_pages(MEMX_NEVER_TO_LOCAL, memx_run_mask(i, filled));
-        memx_set_group_locked(r, group, r->table.present[group] |
-                              memx_run_mask(i, filled),
-                              r->table.stored[group]);
-    }
-    memx_budget_give_locked(r, n - filled);
-    memx_installing_end_locked(r, c);
-    g_mutex_unlock(&r->lock);
-    if (!filled) {
         wake_page(r, page);
     }
 }
@@ -363,7 +287,7 @@ static void fault_handle(MemxRegion *r, uint64_t address, uint64_t now)
     } else if (r->table.stored[group] & bit) {
         fault_remote(r, page, now);
     } else {
-        fault_first_touch(r, page);
+        memx_touch_fault(r, page);
     }
 }
 
@@ -524,7 +448,7 @@ void *memx_fault_thread(void *opaque)
         bool more = false;
 
         pfd[lanes] = (struct pollfd) { .fd = r->uffd, .events = POLLIN };
-        poll(pfd, lanes + 1, -1);
+        poll(pfd, lanes + 1, r->n_touches ? 0 : -1);
         if (pfd[0].revents) {
             memx_worker_silence(&r->faults);
         }
@@ -536,13 +460,17 @@ void *memx_fault_thread(void *opaque)
         }
         /* What comes next is mostly there already: looking is cheaper than
          * asking poll(), and nobody waits for it where it isn't. */
-        more |= pfd[lanes].revents != 0;
+        more |= pfd[lanes].revents || r->n_touches;
         for (unsigned i = 0; more && i < ROUNDS; i++) {
             more = fault_messages(r);
             if (r->fault_busy) {
                 more |= fault_lanes(r);
             }
+            more |= memx_touch_step(r);
         }
+    }
+    while (memx_touch_step(r)) {
+        ;
     }
     return NULL;
 }

@@ -171,6 +171,13 @@ typedef struct MemxFault {
     MemxCall call;
 } MemxFault;
 
+/* Zeros on their way to pages nobody waits for yet; pager-touch.c. */
+#define MEMX_TOUCHES_MAX 4
+typedef struct MemxTouch {
+    uint64_t page;
+    unsigned n;             /* from it on, in one group */
+} MemxTouch;
+
 typedef struct MemxPrefetch {
     uint64_t group;
     uint64_t mask;
@@ -313,6 +320,8 @@ struct MemxRegion {
     bool faults_full;       /* one was left for want of a free request */
     MemxFault fault[MEMX_FAULTS_MAX];
     uint8_t *fault_buffers;
+    MemxTouch touch[MEMX_TOUCHES_MAX];
+    unsigned n_touches;
 
     /* The store thread's. */
     MemxPageHash *hash;
@@ -466,6 +475,10 @@ bool memx_link_start(MemxRegion *r, MemxServer *s, GError **error);
 
 bool memx_faults_init(MemxRegion *r, GError **error);
 void memx_faults_destroy(MemxRegion *r);
+/* On entry the lock is held, on return not. */
+void memx_touch_fault(MemxRegion *r, uint64_t page);
+/* Goes on with what was touched; false: there was nothing. */
+bool memx_touch_step(MemxRegion *r);
 /* For a stream of that @direction, or 0. */
 void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask,
                                int direction);
