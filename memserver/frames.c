@@ -31,7 +31,7 @@
 #include "urgent.h"
 
 /* Pages that the kernel gives or takes before others may run. */
-#define STEP 16u
+#define STEP 32u
 #define WARM_MIN 512u
 #define WARM_SHIFT 8
 #define PUNCH_BATCH 2048u
@@ -103,7 +103,7 @@ static void punch_sorted(MsFrames *frames, const MsFrame *list, unsigned n)
     unsigned first = 0;
 
     for (unsigned i = 1; i <= n; i++) {
-        if (i == n || list[i] != list[i - 1] + 1 || i - first == 2 * STEP) {
+        if (i == n || list[i] != list[i - 1] + 1 || i - first == STEP) {
             punch_pages(frames, list[first], i - first);
             memx_thread_yield();
             first = i;
