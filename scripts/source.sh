@@ -128,7 +128,8 @@ series() {
 # Files that a set of patches changes, creates or removes.
 patched_files() {
     [ $# = 0 ] || awk '/^(---|\+\+\+) [ab]\// {
-        sub(/^.... *[ab]\//, ""); sub(/\t.*/, ""); print }' "$@" | sort -u
+        sub(/^.... *[ab]\//, ""); sub(/\t.*/, ""); print }
+        /^copy (from|to) / { print $3 }' "$@" | sort -u
 }
 
 # The series is applied to untouched copies of the files it concerns; the

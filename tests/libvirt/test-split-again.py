@@ -1,20 +1,37 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A VM that has memx memory from its start moves from daemon to daemon, and
-keeps its servers; then it moves back, to one server of the two."""
+keeps its servers; one of these does not answer for a while; then the VM moves
+back, to one server of the two."""
 
 from memxlib import hosts
 from memxlib.domain import Domain, memx_backing, split_options
 from memxlib.wait import check, wait_until
 
 SIZE, LOCAL = "256M", "112M"
+MORE = "<timeout seconds='2'/><copies keep='off'/>"
+
+
+def stall(domain, server):
+    """For longer than the timeout of MORE.  (Under KVM the VM would be
+    stopped: tests/lab/test-libvirt-stalled.py.)  Nothing is asked of QEMU
+    meanwhile: its main loop may be the one that waits."""
+    daemon = domain.host.daemons["virtqemud"]
+    server.pause()
+    wait_until("libvirt knows that the VM is stalled",
+               lambda: "is stalled: " in daemon.output(), 60)
+    check(domain.state("--reason") == "running (migrated)",
+          f"the VM is {domain.state('--reason')}")
+    server.resume()
+    wait_until("libvirt knows that the VM goes on",
+               lambda: "is not stalled any more" in daemon.output(), 60)
 
 
 def test(t):
     network = hosts.Network(t)
     servers = network.memservers()
     domain = Domain(network.host1, size=SIZE,
-                    backing=memx_backing(LOCAL, servers))
+                    backing=memx_backing(LOCAL, servers, more=MORE))
     load = domain.guest.load("--percent 60 --write-percent 10")
     domain.migrate(network.host2, "--p2p", "--persistent",
                    *split_options([], LOCAL))
@@ -25,6 +42,13 @@ def test(t):
         host, port = server.address.split(":")
         check(f"host='{host}' port='{port}'" in saved,
               f"the persistent definition lacks {server.address}:\n{saved}")
+    for option, value in ("server-timeout", 2), ("keep-copies", "off"):
+        found = domain.qmp("qom-get", path="/objects/pc.ram", property=option)
+        check(found == value, f"QEMU's {option} is {found}")
+
+    stall(domain, servers[1])
+    load.wait_progress()
+    t.say("a server did not answer for a while")
 
     domain.migrate(network.host1, *split_options(servers[1:], LOCAL))
     t.say("moved back, to other servers")

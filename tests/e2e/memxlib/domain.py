@@ -47,15 +47,16 @@ XML = """
 """
 
 
-def memx_backing(local, servers, secret=KEY_SECRET):
-    """The element memoryBacking.  Servers: anything with an address."""
+def memx_backing(local, servers, secret=KEY_SECRET, more=""):
+    """The element memoryBacking.  Servers: anything with an address.  more:
+    elements after the secret."""
     lines = [f"<local size='{size_bytes(local) >> 10}' unit='KiB'/>"]
     for server in servers:
         host, port = server.address.rsplit(":", 1)
         lines.append(f"<server host='{host}' port='{port}'/>")
     if secret:
         lines.append(f"<secret uuid='{secret}'/>")
-    return ("<memoryBacking><source type='memx'>" + "".join(lines)
+    return ("<memoryBacking><source type='memx'>" + "".join(lines) + more
             + "</source></memoryBacking>")
 
 
@@ -157,8 +158,8 @@ class Domain:
 
     # --- how it is
 
-    def state(self):
-        return self.host.virsh("domstate", self.name).strip()
+    def state(self, *options):
+        return self.host.virsh("domstate", self.name, *options).strip()
 
     def is_listed(self, host=None):
         names = (host or self.host).virsh("list", "--name").split()

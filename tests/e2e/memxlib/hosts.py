@@ -23,7 +23,7 @@ from . import e2e
 from .namespaces import own_namespaces, set_namespaces
 from .memserver import Memserver
 from .process import Child
-from .wait import Failure, Skip, wait_until
+from .wait import PATIENCE, Failure, Skip, wait_until
 
 NETWORK = "192.0.2."
 NUMBERS = {"host1": 1, "host2": 2, "mem1": 11, "mem2": 12}
@@ -186,7 +186,8 @@ class Host:
         try:
             done = subprocess.run(
                 argv, stdin=subprocess.DEVNULL, capture_output=True,
-                text=True, timeout=seconds, env=self.environment(),
+                text=True, timeout=seconds * PATIENCE,
+                env=self.environment(),
                 preexec_fn=self.enter, check=False)
         except subprocess.TimeoutExpired as late:
             raise Failure(f"{self.name}: not within {seconds} s: "
