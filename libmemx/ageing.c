@@ -258,6 +258,13 @@ void memx_region_pause_tracking(MemxRegion *r, bool pause)
     }
 }
 
+void memx_region_await_paused(MemxRegion *r)
+{
+    if (r->ager) {
+        memx_ager_await_paused(r->ager);
+    }
+}
+
 void memx_region_touched(MemxRegion *r, const uint64_t *chunks)
 {
     uint32_t n_chunks = r->table.n_chunks;

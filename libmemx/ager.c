@@ -451,8 +451,22 @@ void memx_ager_pause(MemxAger *a, bool pause)
     g_atomic_int_set(&a->paused, pause);
     if (pause && a->ops && a->ops->waits) {
         memx_worker_ring(&a->worker); /* ends a dwell */
+    }
+}
+
+void memx_ager_await_paused(MemxAger *a)
+{
+    if (a->ops && a->ops->waits) {
         g_mutex_lock(&a->away);
         g_mutex_unlock(&a->away);
+    }
+}
+
+void memx_ager_discard(MemxAger *a, unsigned range, uint64_t offset,
+                       uint64_t bytes)
+{
+    if (a->ops && a->ops->discard) {
+        a->ops->discard(a->tracker, range, offset, bytes);
     }
 }
 

@@ -80,8 +80,13 @@ void memx_ager_silence(MemxAger *ager);
 /* Of its tracker. */
 bool memx_ager_knows_no_pages(const MemxAger *ager);
 bool memx_ager_moved_is_idle(const MemxAger *ager);
-/* When it returns nothing is away, nor will be until it goes on. */
+/* Doesn't wait. */
 void memx_ager_pause(MemxAger *ager, bool pause);
+/* When it returns nothing is away, nor will be until it goes on. */
+void memx_ager_await_paused(MemxAger *ager);
+/* The guest gives pages back. */
+void memx_ager_discard(MemxAger *ager, unsigned range, uint64_t offset,
+                       uint64_t bytes);
 /* Wakes a tracker that waits.  Fault path. */
 void memx_ager_ring(MemxAger *ager);
 void memx_ager_set(MemxAger *ager, unsigned period_ms, unsigned cpu_percent);

@@ -194,8 +194,12 @@ MEMX_API bool memx_region_set_tracking(MemxRegion *region, unsigned period_ms,
                                        unsigned cpu_percent, GError **error);
 /* While @pause nothing is looked at, and the history stays as it is: for the
  * time of a migration, whose dirty log would take reads of memory that rwp
- * watches for writes.  A split does so by itself. */
+ * watches for writes.  A split does so by itself.  It doesn't wait for what a
+ * sampler has away just now. */
 MEMX_API void memx_region_pause_tracking(MemxRegion *region, bool pause);
+/* After a pause: when it returns, all that was away is back.  Of several that
+ * are paused first, this takes as long as the slowest. */
+MEMX_API void memx_region_await_paused(MemxRegion *region);
 
 #define MEMX_LATENCY_BUCKETS 24
 #define MEMX_SERVERS_MAX 16
@@ -400,8 +404,9 @@ MEMX_API void memx_region_set_history(MemxRegion *region, const uint8_t *value,
  * rwp registers the memory with a userfaultfd, which excludes others (postcopy,
  * background snapshots) for as long; so does sample, for moments.  sample is for
  * private anonymous memory only, looks at 2 MiB at a time, aligned, and splits
- * huge pages in time: it is never chosen by AUTO.  While it is on nobody may discard
- * memory (balloon, virtio-mem): what is away at that moment would come back.
+ * huge pages in time: it is never chosen by AUTO.  Who discards memory meanwhile
+ * (a balloon) has to say so, with memx_tracker_discard(): else what is away
+ * at that moment would come back.
  */
 typedef struct MemxTracker MemxTracker;
 
@@ -421,8 +426,13 @@ MEMX_API void memx_tracker_stats(MemxTracker *tracker, MemxTrackerStats *stats);
 /* As memx_region_set_tracking(). */
 MEMX_API bool memx_tracker_set(MemxTracker *tracker, unsigned period_ms,
                                unsigned cpu_percent, GError **error);
-/* As memx_region_pause_tracking(). */
+/* As memx_region_pause_tracking(), memx_region_await_paused(). */
 MEMX_API void memx_tracker_pause(MemxTracker *tracker, bool pause);
+MEMX_API void memx_tracker_await_paused(MemxTracker *tracker);
+/* Memory of a range is being given back (MADV_DONTNEED): to be called before;
+ * what of it is away as a sample goes, too. */
+MEMX_API void memx_tracker_discard(MemxTracker *tracker, unsigned range,
+                                   uint64_t offset, uint64_t bytes);
 /* The history of a range, a byte per chunk: as many as there are, n_chunks at
  * most; returns how many. */
 MEMX_API uint32_t memx_tracker_history(MemxTracker *tracker, unsigned range,

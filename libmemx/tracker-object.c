@@ -197,6 +197,20 @@ void memx_tracker_pause(MemxTracker *t, bool pause)
     memx_ager_pause(t->ager, pause);
 }
 
+void memx_tracker_await_paused(MemxTracker *t)
+{
+    memx_ager_await_paused(t->ager);
+}
+
+void memx_tracker_discard(MemxTracker *t, unsigned range, uint64_t offset,
+                          uint64_t bytes)
+{
+    if (range < t->n_ranges && offset <= t->range[range].bytes &&
+        bytes <= t->range[range].bytes - offset) {
+        memx_ager_discard(t->ager, range, offset, bytes);
+    }
+}
+
 uint32_t memx_tracker_history(MemxTracker *t, unsigned range, uint8_t *value,
                               uint32_t n_chunks)
 {

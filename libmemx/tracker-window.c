@@ -24,10 +24,11 @@
  * Out of a dwell nothing is registered, and nothing is away.  What can't be moved
  * (pinned for DMA) stays where it is, and isn't seen.
  *
- * While a window is away nobody may discard memory in it (balloon, virtio-mem):
- * it would come back.  Who tracks has to see to that; memx.h says so.
+ * While a window is away nobody may discard memory in it (balloon) without us:
+ * it would come back.  Discarding is the one thing that other threads do; the
+ * lock keeps it apart from a window's coming and going.
  *
- * All of it runs on the ager's thread, which touches no tracked memory: it
+ * All else runs on the ager's thread, which touches no tracked memory: it
  * takes, waits for faults, and gives back.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
@@ -71,9 +72,11 @@ typedef struct Windows {
     uint8_t *staging;
     uint16_t **pages;           /* that each range's windows had, and 1; or 0 */
     bool registered;            /* some memory still is, of nobody's window */
+    uint64_t return_ns;         /* what one takes to come back */
+    GMutex lock;                /* held while one comes or goes */
+    /* Changed by the ager's thread, under the lock. */
     unsigned n;                 /* taken; those with an hva are still away */
     unsigned n_away;
-    uint64_t return_ns;         /* what one takes to come back */
     Window window[WINDOWS];
 } Windows;
 
@@ -102,6 +105,7 @@ static void window_close(void *opaque)
         g_free(t->pages[i]);
     }
     g_free(t->pages);
+    g_mutex_clear(&t->lock);
     g_free(t);
 }
 
@@ -163,6 +167,7 @@ static void *window_open(const MemxWatch *watch, GError **error)
     Windows *t = g_new0(Windows, 1);
     bool ok;
 
+    g_mutex_init(&t->lock);
     t->range = watch->range;
     t->n_ranges = watch->n_ranges;
     t->pages = g_new(uint16_t *, t->n_ranges);
@@ -283,12 +288,14 @@ static void take(Windows *t, MemxSlice *slice, unsigned page)
     if (!memx_uffd_register(t->uffd, hva, WINDOW_BYTES, NULL)) {
         return; /* it has become somebody else's */
     }
+    g_mutex_lock(&t->lock);
     if (move_window(t, w->staging, hva, false)) {
         t->n++;
         t->n_away++;
     } else {
         let_go(t, hva);
     }
+    g_mutex_unlock(&t->lock);
 }
 
 /* What a window's dwell has shown. */
@@ -304,10 +311,12 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
     if (!w->hva) {
         return;
     }
+    g_mutex_lock(&t->lock);
     move_window(t, w->hva, w->staging, true);
     let_go(t, w->hva);
     w->hva = NULL;
     t->n_away--;
+    g_mutex_unlock(&t->lock);
     t->return_ns = (t->return_ns * 7 + now_ns() - start) / 8;
     if (verdict != UNKNOWN || w->grew) {
         tell(slice, w->page, verdict == TOUCHED || w->grew);
@@ -407,8 +416,36 @@ static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
             serve(t, slice);
         }
     }
+    g_mutex_lock(&t->lock);
     t->n = 0;
+    g_mutex_unlock(&t->lock);
     let_all_go(t);
+}
+
+static void window_discard(void *opaque, unsigned range, uint64_t offset,
+                           uint64_t bytes)
+{
+    Windows *t = opaque;
+    uint8_t *start = (uint8_t *)t->range[range].base + offset;
+    uint8_t *end = start + bytes;
+
+    g_mutex_lock(&t->lock);
+    for (unsigned i = 0; i < t->n; i++) {
+        const Window *w = &t->window[i];
+        uint8_t *from, *to;
+
+        if (!w->hva) {
+            continue;
+        }
+        from = MAX(start, w->hva);
+        to = MIN(end, w->hva + WINDOW_BYTES);
+        if (from < to) {
+            madvise(w->staging + (from - w->hva), to - from, MADV_DONTNEED);
+        }
+    }
+    /* Here as well: one that is taken right after this has nothing to take. */
+    madvise(start, bytes, MADV_DONTNEED);
+    g_mutex_unlock(&t->lock);
 }
 
 const MemxTrackerOps memx_tracker_window = {
@@ -420,5 +457,6 @@ const MemxTrackerOps memx_tracker_window = {
     .waits = true,
     .open = window_open,
     .harvest = window_harvest,
+    .discard = window_discard,
     .close = window_close,
 };

@@ -69,6 +69,10 @@ typedef struct MemxTrackerOps {
      * come back soon.  @dwell_ns: how long it may take, if it waits. */
     void (*harvest)(void *tracker, MemxSlice *slice, int wake_fd,
                     uint64_t dwell_ns);
+    /* What it has away of [offset, offset + bytes), and what is there, goes.
+     * NULL: it has nothing away, or others see to that.  Any thread. */
+    void (*discard)(void *tracker, unsigned range, uint64_t offset,
+                    uint64_t bytes);
     void (*close)(void *tracker);
 } MemxTrackerOps;
 

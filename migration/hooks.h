@@ -20,8 +20,8 @@ struct MigrationParameters;
 bool memx_object_is_keyval(const char *arg);
 
 /*
- * Gives a range of guest RAM back to host and servers.  Returns false, and
- * does nothing, if the block isn't ours; otherwise *ret is 0 or -errno.
+ * Gives a range of guest RAM back to host and servers.  Returns false if the
+ * block isn't ours, for the caller to do it; otherwise *ret is 0 or -errno.
  */
 bool memx_discard_range(RAMBlock *block, uint64_t offset, size_t bytes,
                         int *ret);

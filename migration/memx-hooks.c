@@ -22,6 +22,7 @@
 #include "hooks.h"
 #include "memx-backend.h"
 #include "memx-split.h"
+#include "memx-tracking.h"
 
 /* Devices that need a descriptor of guest memory.  Under the BQL. */
 static unsigned vhost_user_devices;
@@ -46,6 +47,7 @@ bool memx_discard_range(RAMBlock *block, uint64_t offset, size_t bytes,
         object_dynamic_cast(owner, TYPE_MEMORY_BACKEND_MEMX);
 
     if (!b || !b->region) {
+        memx_tracker_discard_range(block->host, offset, bytes);
         return false;
     }
     *ret = memx_region_discard(b->region, offset, bytes);

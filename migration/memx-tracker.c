@@ -19,6 +19,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-memx.h"
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qemu/queue.h"
 #include "qemu/rcu.h"
@@ -114,6 +115,7 @@ static bool watch_block(MemxTrackerObject *t, TrackedBlock *block,
     }
     if (migration_is_running()) {
         memx_tracker_pause(block->tracker, true);
+        memx_tracker_await_paused(block->tracker);
     }
     return true;
 }
@@ -198,6 +200,29 @@ void memx_tracker_pause_all(bool pause)
         QTAILQ_FOREACH(block, &the_tracker->blocks, next) {
             memx_tracker_pause(block->tracker, pause);
         }
+    }
+}
+
+void memx_tracker_await_all_paused(void)
+{
+    TrackedBlock *block;
+
+    if (the_tracker) {
+        QTAILQ_FOREACH(block, &the_tracker->blocks, next) {
+            memx_tracker_await_paused(block->tracker);
+        }
+    }
+}
+
+/* Without the BQL it is no balloon, and nothing that is tracked. */
+void memx_tracker_discard_range(const void *host, uint64_t offset,
+                                uint64_t bytes)
+{
+    TrackedBlock *block = the_tracker && bql_locked() ?
+                          find_block(the_tracker, host) : NULL;
+
+    if (block) {
+        memx_tracker_discard(block->tracker, 0, offset, bytes);
     }
 }
 

@@ -266,6 +266,12 @@ static int migration_changed(NotifierWithReturn *n, MigrationEvent *e,
     QTAILQ_FOREACH(b, &memx_backends, next) {
         memx_region_pause_tracking(b->region, pause);
     }
+    if (pause) { /* all give back what is away at the same time */
+        memx_tracker_await_all_paused();
+        QTAILQ_FOREACH(b, &memx_backends, next) {
+            memx_region_await_paused(b->region);
+        }
+    }
     return 0;
 }
 

@@ -51,6 +51,10 @@ void memx_tracking_watch_migration(void);
 
 /* memx-tracker.c */
 void memx_tracker_pause_all(bool pause);
+void memx_tracker_await_all_paused(void);
+/* A block at @host is about to give up pages. */
+void memx_tracker_discard_range(const void *host, uint64_t offset,
+                                uint64_t bytes);
 /* Ordinary memory is, or may be, registered with its userfaultfd. */
 bool memx_tracker_has_uffd(void);
 /* What a memx-tracker knows of ordinary memory at @host, into

@@ -153,6 +153,7 @@ static MemxTracker *sampler_new(const Move *m)
     } while (stats.periods < 1);
     g_usleep(100000);
     memx_tracker_pause(tracker, true);
+    memx_tracker_await_paused(tracker);
     return tracker;
 }
 

@@ -4,6 +4,7 @@
  * all have in common; the helper for page_idle.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <linux/io_uring.h>
 #include <signal.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 #include "region-fixture.h"
 #include "region.h"
+#include "uffd.h"
 
 #define DEADLINE_US (200 * G_USEC_PER_SEC)
 #define POLL_US 5000
@@ -363,6 +365,7 @@ static void test_region_pause(void)
                 g_mutex_unlock(&r->lock);
             }
             memx_region_pause_tracking(r, true);
+            memx_region_await_paused(r);
             g_mutex_lock(&r->lock);
             g_assert_cmpuint(r->staging.n_sampled, ==, 0);
             g_mutex_unlock(&r->lock);
@@ -686,6 +689,7 @@ static void test_object_first_writes(gconstpointer kind)
         g_assert_cmpuint(value[c], ==, 0);
     }
     memx_tracker_pause(tracker, true);
+    memx_tracker_await_paused(tracker);
     memset(base + t.first * CHUNK, 2, t.n * CHUNK);
     memx_tracker_pause(tracker, false);
     do {
@@ -703,6 +707,57 @@ static void test_object_first_writes(gconstpointer kind)
                          i / CHUNK >= t.first && i / CHUNK < t.first + t.n
                          ? 2 : 0);
     }
+    munmap(map, bytes + HUGE);
+}
+
+/* Of @n pages at @hva. */
+static bool is_away(int pagemap, const uint8_t *hva, unsigned n)
+{
+    return memx_pages_mapped(pagemap, hva, n) == 0;
+}
+
+/* What is given back while a sample of it is away doesn't come back. */
+static void test_object_discard(void)
+{
+    uint64_t bytes = 16 * MIB;
+    uint8_t *map = mmap(NULL, bytes + HUGE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *base = (uint8_t *)(((uintptr_t)map + HUGE - 1) & ~(HUGE - 1));
+    uint8_t *window = base + 2 * HUGE;
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    MemxTrackerOptions o = fast(MEMX_TRACKER_SAMPLE, NULL);
+    MemxRange range = { base, bytes };
+    g_autoptr(GError) error = NULL;
+    MemxTracker *tracker;
+
+    g_assert_true(map != MAP_FAILED);
+    madvise(base, bytes, MADV_NOHUGEPAGE);
+    memset(base, 1, bytes);
+    o.period_ms = 1000; /* most of it with the sample away */
+    tracker = memx_tracker_new(&range, 1, CHUNK, &o, &error);
+    g_assert_no_error(error);
+    while (!is_away(pagemap, window, HUGE / PAGE_BYTES)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(POLL_US);
+    }
+    /* Of this window all but the first and the last page; of the next one,
+     * which is away as well, the first page. */
+    memx_tracker_discard(tracker, 0, window - base + PAGE_BYTES,
+                         HUGE - 2 * PAGE_BYTES);
+    memx_tracker_discard(tracker, 0, window - base + HUGE, PAGE_BYTES);
+    memx_tracker_pause(tracker, true);
+    memx_tracker_await_paused(tracker);
+    for (uint64_t page = 0; page < bytes / PAGE_BYTES; page++) {
+        uint64_t at = base + page * PAGE_BYTES - window;
+        bool gone = (at >= PAGE_BYTES && at < HUGE - PAGE_BYTES) || at == HUGE;
+
+        g_assert_cmpuint(is_away(pagemap, base + page * PAGE_BYTES, 1), ==,
+                         gone);
+        g_assert_cmpuint(base[page * PAGE_BYTES], ==, !gone);
+    }
+    memx_tracker_free(tracker);
+    close(pagemap);
     munmap(map, bytes + HUGE);
 }
 
@@ -843,6 +898,7 @@ int main(int argc, char **argv)
     g_test_add_func("/tracker/auto", test_region_auto);
     g_test_add_func("/tracker/pause", test_region_pause);
     g_test_add_func("/tracker/refused", test_region_refused);
+    g_test_add_func("/tracker/object-discard", test_object_discard);
     g_test_add_func("/tracker/object-refuses", test_object_refuses);
     g_test_add_func("/tracker/idle-helper", test_idle_helper);
     g_test_add_data_func("/tracker/object-bounded/small-pages", NULL,
