@@ -230,10 +230,14 @@ static void release(MemxRegion *r, MemxServer *s)
     }
     r->n_waiting--;
     left = lanes_left_locked(s);
+    told = !s->left_behind;
     if (left) {
         forget_locked(r, s);
     } /* else again, the next time round */
     g_mutex_unlock(&r->lock);
+    if (left && !told) {
+        memx_pool_close_space(r, s, 0);
+    }
 }
 
 /* --- The thread --- */

@@ -15,6 +15,7 @@
  */
 #include <errno.h>
 #include <string.h>
+#include "farewell.h"
 #include "region.h"
 
 #define CLOSE_MS 2000
@@ -181,44 +182,6 @@ static bool ask_room(MemxServer *s, unsigned timeout_ms, int cancel_fd,
     return true;
 }
 
-bool memx_pool_open_lanes(MemxRegion *r, MemxServer *s, bool create,
-                          unsigned timeout_ms, MemxPeerInfo *info,
-                          GError **error)
-{
-    for (unsigned lane = MEMX_LANE_ORDERED; lane <= memx_last_lane(r);
-         lane++) {
-        MemxOpen open = s->open;
-        MemxChannel *channel;
-
-        g_mutex_lock(&r->lock);
-        memx_handover_open_locked(r, s, &open);
-        g_mutex_unlock(&r->lock);
-        open.lane = lane;
-        if (create && lane == MEMX_LANE_ORDERED) {
-            open.flags = MEMX_OPEN_CREATE;
-            open.reserve_pages = s->reserved_pages;
-        }
-        s->opened = true; /* also if the answer doesn't reach us */
-        *info = (MemxPeerInfo) { 0 };
-        channel = memx_peer_connect(s->peer, &open, timeout_ms, -1, info,
-                                    error);
-        if (!channel) {
-            return false;
-        }
-        s->lane[lane].channel = channel;
-        s->lane[lane].up = true;
-        s->free_pages = info->free_pages;
-        s->capacity_pages = info->capacity_pages;
-        s->draining = info->draining;
-        memcpy(s->instance, info->instance, sizeof(s->instance));
-        if (lane == MEMX_LANE_ORDERED) {
-            memcpy(s->nonce[0], info->client_nonce, MEMX_NONCE_BYTES);
-            memcpy(s->nonce[1], info->server_nonce, MEMX_NONCE_BYTES);
-        }
-    }
-    return true;
-}
-
 /* Shares the reservation out by what is free.  What is taken by other VMs'
  * copies becomes free when they are asked for it, in a moment. */
 static bool reserve_first(MemxRegion *r, unsigned timeout_ms, GError **error)
@@ -263,6 +226,7 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
 {
     g_autoptr(GBytes) key = o->key ? g_bytes_new(o->key, o->key_bytes) : NULL;
     unsigned n = o->servers ? g_strv_length((char **)o->servers) : 0;
+    MemxServer *list[MEMX_SERVERS_MAX];
 
     if (!n || n > MEMX_SERVERS_MAX) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
@@ -277,18 +241,12 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
             return false;
         }
     }
-    if (!reserve_first(r, o->connect_timeout_ms, error)) {
-        return false;
-    }
     for (unsigned i = 0; i < n; i++) {
-        MemxPeerInfo info;
-
-        if (!memx_pool_open_lanes(r, &r->server[i], true,
-                                  o->connect_timeout_ms, &info, error)) {
-            return false;
-        }
+        list[i] = &r->server[i];
     }
-    return true;
+    memx_farewell_hurry(); /* perhaps there is room that nobody needs */
+    return reserve_first(r, o->connect_timeout_ms, error) &&
+           memx_opening_create(r, list, n, o->connect_timeout_ms, error);
 }
 
 /*
@@ -298,33 +256,27 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error)
  */
 void memx_pool_close_space(MemxRegion *r, MemxServer *s, int left_ms)
 {
-    MemxCall tell = {
-        .request = { .opcode = r->leave ? MEMX_OP_RESIGN : r->tell_opcode,
-                     .body_bytes = MEMX_ID_BYTES },
-        .body = r->session_id,
-    };
-    MemxCall call = { .request = { .opcode = MEMX_OP_CLOSE } };
-    MemxOpen open = s->open;
-    MemxPeerInfo info = { 0 };
-    MemxChannel *channel;
-    int err = 0;
+    MemxFarewell farewell = { .open = s->open };
+    MemxSide side;
+    bool said;
 
-    if (left_ms <= 0 || r->side == MEMX_SIDE_FENCED) {
+    g_mutex_lock(&r->lock);
+    side = r->side;
+    farewell.close = !r->leave;
+    farewell.tell = r->leave ? MEMX_OP_RESIGN : s->told ? 0 : r->tell_opcode;
+    memcpy(farewell.session, r->session_id, sizeof(farewell.session));
+    memx_handover_open_locked(r, s, &farewell.open);
+    farewell.open.lane = MEMX_LANE_ORDERED;
+    g_mutex_unlock(&r->lock);
+    if (side == MEMX_SIDE_FENCED) {
         return;
     }
-    memx_handover_open_locked(r, s, &open);
-    open.lane = MEMX_LANE_ORDERED;
-    channel = memx_peer_connect(s->peer, &open, left_ms, -1, &info, NULL);
-    if (!channel) {
-        return;
+    said = left_ms > 0 && memx_farewell_say(s->peer, &farewell, left_ms);
+    /* Nobody else has, or will have, a use for it. */
+    if (!said && farewell.close && side == MEMX_SIDE_OWNER) {
+        memx_farewell_later(s->peer, &farewell);
     }
-    if (r->leave || (!s->told && r->tell_opcode)) {
-        err = memx_channel_call(channel, &tell, left_ms, -1);
-    }
-    if (!err && !tell.reply.error && !r->leave) {
-        memx_channel_call(channel, &call, left_ms, -1);
-    }
-    memx_channel_close(channel);
+    explicit_bzero(&farewell, sizeof(farewell)); /* a secret */
 }
 
 void memx_pool_close(MemxRegion *r)

@@ -16,6 +16,8 @@
 #define SLOTS_MIN 8
 #define SLOTS_MAX 96
 #define CHUNKS_LOCAL_MIN 16
+#define RESIZE_MS 5000
+#define RESIZE_POLL_MS 10
 
 static bool G_GNUC_PRINTF(2, 3) invalid(GError **error, const char *format,
                                         ...)
@@ -146,7 +148,7 @@ static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
     return true;
 }
 
-static bool register_memory(MemxRegion *r, GError **error)
+static bool register_staging(MemxRegion *r, GError **error)
 {
     r->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (r->pagemap_fd < 0) {
@@ -166,11 +168,7 @@ static bool register_memory(MemxRegion *r, GError **error)
         return false;
     }
     return memx_uffd_register(r->uffd, r->staging.base, r->staging.bytes,
-                              error) &&
-           (r->rwp
-            ? memx_uffd_register_rwp(r->uffd, r->base, r->size_bytes, true,
-                                     error)
-            : memx_uffd_register(r->uffd, r->base, r->size_bytes, error));
+                              error);
 }
 
 /* /proc/swaps has a line per area below its heading. */
@@ -271,18 +269,27 @@ MemxRegion *memx_region_prepare(const MemxOptions *o,
         memx_random(r->hash_key, sizeof(r->hash_key));
     }
     r->hash = memx_page_hash_new(r->hash_key, error);
-    if (!r->hash || !register_memory(r, error)) {
+    if (!r->hash || !register_staging(r, error)) {
         goto fail;
     }
     r->fill_by_move = !r->passive && memx_fill_probe(r);
-    if (!r->passive && !memx_ageing_init(r, o, error)) {
-        goto fail;
-    }
     return r;
 
 fail:
     memx_region_free(r);
     return NULL;
+}
+
+bool memx_region_register(MemxRegion *r, const MemxOptions *o, GError **error)
+{
+    if (r->passive) {
+        return true;
+    }
+    return (r->rwp
+            ? memx_uffd_register_rwp(r->uffd, r->base, r->size_bytes, true,
+                                     error)
+            : memx_uffd_register(r->uffd, r->base, r->size_bytes, error)) &&
+           memx_ageing_init(r, o, error);
 }
 
 bool memx_region_start(MemxRegion *r, GError **error)
@@ -301,7 +308,8 @@ MemxRegion *memx_region_new_over(const MemxOptions *o,
 {
     MemxRegion *r = memx_region_prepare(o, transport, NULL, error);
 
-    if (r && memx_pool_open(r, o, error) && memx_region_start(r, error)) {
+    if (r && memx_region_register(r, o, error) &&
+        memx_pool_open(r, o, error) && memx_region_start(r, error)) {
         return r;
     }
     memx_region_free(r);
@@ -408,10 +416,27 @@ void *memx_region_base(MemxRegion *r)
     return r->base;
 }
 
-bool memx_region_set_local_bytes(MemxRegion *r, uint64_t local_bytes,
-                                 GError **error)
+bool memx_resize_begin(MemxRegion *r, GError **error)
 {
-    g_autoptr(GMutexLocker) resize = g_mutex_locker_new(&r->resize);
+    int64_t end = g_get_monotonic_time() + RESIZE_MS * 1000ll;
+
+    while (!g_mutex_trylock(&r->resize)) {
+        if (g_get_monotonic_time() > end) {
+            g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
+                        "another change of the local size or the servers has "
+                        "not ended for %d s, most likely since a memory "
+                        "server does not answer; see to it, or try again "
+                        "later", RESIZE_MS / 1000);
+            return false;
+        }
+        g_usleep(RESIZE_POLL_MS * 1000);
+    }
+    return true;
+}
+
+static bool set_local_bytes(MemxRegion *r, uint64_t local_bytes,
+                            GError **error)
+{
     uint64_t limit = local_bytes / MEMX_PAGE_BYTES;
     bool lower, busy;
 
@@ -438,4 +463,16 @@ bool memx_region_set_local_bytes(MemxRegion *r, uint64_t local_bytes,
         memx_pool_reserve(r, limit, NULL); /* a larger one does no harm */
     }
     return true;
+}
+
+bool memx_region_set_local_bytes(MemxRegion *r, uint64_t local_bytes,
+                                 GError **error)
+{
+    bool ok = memx_resize_begin(r, error);
+
+    if (ok) {
+        ok = set_local_bytes(r, local_bytes, error);
+        g_mutex_unlock(&r->resize);
+    }
+    return ok;
 }

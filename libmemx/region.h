@@ -496,10 +496,6 @@ bool memx_pool_reserve_each(MemxRegion *r, const uint64_t *need,
 uint64_t memx_pool_need(const MemxRegion *r, uint64_t limit);
 MemxServer *memx_pool_add(MemxRegion *r, const MemxOptions *o, GBytes *key,
                           const char *address, GError **error);
-/* Opens all lanes of a server; @info is of the last. */
-bool memx_pool_open_lanes(MemxRegion *r, MemxServer *s, bool create,
-                          unsigned timeout_ms, MemxPeerInfo *info,
-                          GError **error);
 void memx_pool_quotas_locked(MemxRegion *r);
 /* Fills in a server that is not in the region yet. */
 bool memx_pool_fill(MemxRegion *r, MemxServer *s, const MemxOpen *names,
@@ -512,8 +508,21 @@ bool memx_pool_reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
 bool memx_pool_plan(MemxRegion *r, MemxServer **list, unsigned n,
                     uint64_t need, int cancel_fd, uint64_t *want,
                     GError **error);
-/* Drops the space, on a connection of its own. */
+/* Drops the space, on a connection of its own; where it can't be told within
+ * left_ms, later. */
 void memx_pool_close_space(MemxRegion *r, MemxServer *s, int left_ms);
+
+/* opening.c: all lanes of @n servers at the same time; by an API thread, of
+ * servers that no other thread knows yet.  Makes their spaces. */
+bool memx_opening_create(MemxRegion *r, MemxServer **list, unsigned n,
+                         unsigned timeout_ms, GError **error);
+/* Of spaces that there are: whoever starts that ends it, and may do other
+ * things before.  @opened: for each server, or NULL. */
+typedef struct MemxOpening MemxOpening;
+MemxOpening *memx_opening_attach(MemxRegion *r, MemxServer **list, unsigned n,
+                                 unsigned timeout_ms);
+bool memx_opening_end(MemxOpening *opening, MemxOpened *opened,
+                      GError **error);
 
 /* ageing.c: makes the region's ager; its thread is started with the others. */
 bool memx_ageing_init(MemxRegion *r, const MemxOptions *o, GError **error);
@@ -550,12 +559,17 @@ int memx_control_end(MemxRegion *r, MemxControl *control, int64_t deadline_us,
 int memx_control_call(MemxRegion *r, MemxControl *control,
                       unsigned timeout_ms, unsigned *error);
 
-/* region.c, in steps, for an arrival: all but pool and threads; the threads.
- */
+/* region.c, in steps, for an arrival: what can be done while others still
+ * write to the memory; its registration, and the tracker; the threads, when
+ * the pool is open. */
 MemxRegion *memx_region_prepare(const MemxOptions *o,
                                 const MemxTransport *transport,
                                 const uint8_t *hash_key, GError **error);
+bool memx_region_register(MemxRegion *r, const MemxOptions *o,
+                          GError **error);
 bool memx_region_start(MemxRegion *r, GError **error);
+/* Takes `resize`, unless somebody else has it for seconds. */
+bool memx_resize_begin(MemxRegion *r, GError **error);
 bool memx_check_options(const MemxOptions *o, GError **error);
 bool memx_check_local(uint64_t size, uint64_t chunk, uint64_t local,
                       GError **error);

@@ -94,19 +94,18 @@ static bool add_address(MemxRegion *r, Change *change, const char *address,
 
 static bool open_fresh(MemxRegion *r, Change *change, GError **error)
 {
+    MemxServer *list[MEMX_SERVERS_MAX];
+    unsigned n = 0;
+
     for (unsigned i = 0; i < change->n_use; i++) {
         MemxServer *s = change->use[i];
-        MemxPeerInfo info;
 
-        if (s->opened) {
-            continue;
-        }
-        s->reserved_pages = change->want[i];
-        if (!memx_pool_open_lanes(r, s, true, CONNECT_MS, &info, error)) {
-            return false;
+        if (!s->opened) {
+            s->reserved_pages = change->want[i];
+            list[n++] = s;
         }
     }
-    return true;
+    return memx_opening_create(r, list, n, CONNECT_MS, error);
 }
 
 /* An index for each; those of servers that were released first. */
@@ -274,11 +273,14 @@ static bool prepare(MemxRegion *r, Change *change,
 bool memx_region_set_servers(MemxRegion *r, const char *const *servers,
                              GError **error)
 {
-    g_autoptr(GMutexLocker) resize = g_mutex_locker_new(&r->resize);
-    Change *change = g_new0(Change, 1);
     unsigned index[MEMX_SERVERS_MAX];
+    Change *change;
     bool ok;
 
+    if (!memx_resize_begin(r, error)) {
+        return false;
+    }
+    change = g_new0(Change, 1);
     if (!r->retired) {
         r->retired = g_ptr_array_new_with_free_func(
             (GDestroyNotify)memx_peer_free);
@@ -288,6 +290,7 @@ bool memx_region_set_servers(MemxRegion *r, const char *const *servers,
         apply(r, change, index);
     }
     change_free(r, change);
+    g_mutex_unlock(&r->resize);
     return ok;
 }
 

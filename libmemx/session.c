@@ -118,8 +118,8 @@ static char *describe(MemxRegion *r, MemxEventType type, const Said *said)
     case MEMX_EVENT_SERVER_RELEASED:
         return g_strdup_printf("memory server %s is in use no more: %s",
                                server, said->left_behind ?
-                               "it could not be told so, and may list an "
-                               "orphaned space that nobody needs" :
+                               "it could not be told so yet, and lists a "
+                               "space that nobody needs as orphaned" :
                                "all that it held is elsewhere");
     case MEMX_EVENT_POOL_FULL:
         if (said->no_room) {

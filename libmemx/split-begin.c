@@ -366,10 +366,9 @@ static bool await_last(MemxRegion *r, GError **error)
     return ok;
 }
 
-bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
-                      GError **error)
+static bool split_begin(MemxRegion *r, const MemxSplitOptions *o,
+                        GError **error)
 {
-    g_autoptr(GMutexLocker) resize = g_mutex_locker_new(&r->resize);
     uint64_t need[MEMX_SERVERS_MAX];
     MemxSplitOut *out;
 
@@ -420,3 +419,14 @@ bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
     return true;
 }
 
+bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
+                      GError **error)
+{
+    bool ok = memx_resize_begin(r, error);
+
+    if (ok) {
+        ok = split_begin(r, o, error);
+        g_mutex_unlock(&r->resize);
+    }
+    return ok;
+}

@@ -6,11 +6,15 @@
  * Records are collected in tables of two words a group (on the server; came
  * by the stream) and two bytes a chunk (server, history).  When all is there:
  *
+ *   region    registered: who touches from now on what isn't there waits
+ *   spaces    opened as their heir: we may read
  *   memory    what isn't the stream's is given back, and so are zero pages
  *             (their first touch shall fault as any other's); what is left is
  *             `present`, the server's is `stored`, the rest never written
- *   spaces    opened as their heir: we may read
- *   region    registered and started, as any other, from that on
+ *   threads   are started, as any other region's, from that on
+ *
+ * The VM stands still during that.  So the region is prepared when the records
+ * begin, and spaces are opened while memory is looked at.
  *
  * Nothing is written to the servers before memx_region_commit(): store
  * threads know by `side` (handover.c).
@@ -40,6 +44,7 @@ struct MemxArrival {
     uint64_t *remote, *main;    /* a word per group */
     uint8_t *server, *history;  /* a byte per chunk */
     uint64_t *told;             /* a bit per chunk */
+    MemxRegion *region;         /* what of it can be made before the end */
 };
 
 static bool G_GNUC_PRINTF(2, 3) refuse(GError **error, const char *format,
@@ -99,6 +104,7 @@ void memx_arrival_free(MemxArrival *a)
         g_free(a->server);
         g_free(a->history);
         g_free(a->told);
+        memx_region_free(a->region);
         memset(&a->begin, 0, sizeof(a->begin)); /* secrets */
         g_free(a);
     }
@@ -146,8 +152,10 @@ static bool take_begin(MemxArrival *a, const void *record, size_t bytes,
                     "no memory for the tables of an arrival");
         return false;
     }
-    a->begun = true;
-    return true;
+    a->region = memx_region_prepare(&a->o, &memx_transport_tcp, b->hash_key,
+                                    error);
+    a->begun = a->region;
+    return a->begun;
 }
 
 static void take_chunk(MemxArrival *a, const MemxSplitChunk *chunk)
@@ -283,10 +291,10 @@ static bool trim_memory(MemxArrival *a, MemxRegion *r, uint64_t *kept,
 
 /* --- Servers --- */
 
-static bool open_spaces(MemxArrival *a, MemxRegion *r, GError **error)
+static bool add_servers(MemxArrival *a, MemxRegion *r, MemxServer **list,
+                        GError **error)
 {
     MemxSplitBegin *b = &a->begin;
-    uint64_t reserved = 0;
 
     r->server = g_new0(MemxServer, MEMX_SERVERS_MAX);
     r->side = MEMX_SIDE_HEIR;
@@ -295,7 +303,6 @@ static bool open_spaces(MemxArrival *a, MemxRegion *r, GError **error)
     for (unsigned i = 0; i < b->n_servers; i++) {
         MemxServer *s = memx_pool_add(r, &a->o, a->key, b->servers[i].address,
                                       error);
-        MemxPeerInfo info;
 
         if (!s) {
             return false;
@@ -304,16 +311,24 @@ static bool open_spaces(MemxArrival *a, MemxRegion *r, GError **error)
         memcpy(s->open.secret, b->servers[i].secret, sizeof(s->open.secret));
         s->open.epoch = b->servers[i].epoch + 1;
         s->told = false;
-        if (!memx_pool_open_lanes(r, s, false, a->o.connect_timeout_ms, &info,
-                                  error)) {
-            return false;
-        }
-        if (info.opened.size_pages != r->table.n_pages) {
+        list[i] = s;
+    }
+    return true;
+}
+
+/* Is what they have what we were told of? */
+static bool check_spaces(MemxRegion *r, const MemxOpened *opened,
+                         GError **error)
+{
+    uint64_t reserved = 0;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (opened[i].size_pages != r->table.n_pages) {
             return refuse(error, "the space on memory server %s has another "
-                          "size", s->peer->address);
+                          "size", r->server[i].peer->address);
         }
-        s->reserved_pages = info.opened.reserved_pages;
-        reserved += s->reserved_pages;
+        r->server[i].reserved_pages = opened[i].reserved_pages;
+        reserved += opened[i].reserved_pages;
     }
     if (reserved + r->limit < r->table.n_pages) {
         return refuse(error, "the servers have reserved %" PRIu64 " pages, "
@@ -322,6 +337,26 @@ static bool open_spaces(MemxArrival *a, MemxRegion *r, GError **error)
     }
     memx_pool_quotas_locked(r);
     return true;
+}
+
+/* The VM stands still meanwhile: the servers are asked, and the memory is
+ * looked at, at the same time. */
+static bool open_and_trim(MemxArrival *a, MemxRegion *r, uint64_t *kept,
+                          GError **error)
+{
+    MemxServer *list[MEMX_SERVERS_MAX];
+    MemxOpened opened[MEMX_SERVERS_MAX];
+    MemxOpening *opening;
+    bool trimmed;
+
+    if (!add_servers(a, r, list, error)) {
+        return false;
+    }
+    opening = memx_opening_attach(r, list, r->n_servers,
+                                  a->o.connect_timeout_ms);
+    trimmed = trim_memory(a, r, kept, error);
+    return memx_opening_end(opening, opened, trimmed ? error : NULL) &&
+           trimmed && check_spaces(r, opened, error);
 }
 
 /* --- The region --- */
@@ -351,36 +386,26 @@ static void fill_tables(MemxArrival *a, MemxRegion *r)
 
 MemxRegion *memx_arrival_finish(MemxArrival *a, GError **error)
 {
-    MemxRegion *r = NULL;
-    uint64_t kept;
+    MemxRegion *r = g_steal_pointer(&a->region);
+    uint64_t kept = 0;
+    bool ok = false;
 
     if (!a->ended) {
         refuse(error, "the source has not told all of its memory");
-        goto fail;
-    }
-    r = memx_region_prepare(&a->o, &memx_transport_tcp, a->begin.hash_key,
-                            error);
-    if (!r || !trim_memory(a, r, &kept, error)) {
-        goto fail;
-    }
-    if (kept > r->limit) {
+    } else if (!memx_region_register(r, &a->o, error) ||
+               !open_and_trim(a, r, &kept, error)) {
+        ;
+    } else if (kept > r->limit) {
         refuse(error, "the source sent %" PRIu64 " pages, more than fit a "
                "local size of %" PRIu64, kept, r->limit);
-        goto fail;
-    }
-    if (!open_spaces(a, r, error)) {
-        goto fail;
-    }
-    fill_tables(a, r);
-    r->held += kept;
-    if (!memx_region_start(r, error)) {
-        goto fail;
+    } else {
+        fill_tables(a, r);
+        r->held += kept;
+        ok = memx_region_start(r, error);
     }
     memx_arrival_free(a);
+    if (!ok) {
+        g_clear_pointer(&r, memx_region_free);
+    }
     return r;
-
-fail:
-    memx_region_free(r);
-    memx_arrival_free(a);
-    return NULL;
 }

@@ -23,16 +23,24 @@ bool memx_worker_init(MemxWorker *w, GError **error)
     return true;
 }
 
-bool memx_worker_start(MemxWorker *w, const char *name, GThreadFunc func,
-                       void *data, GError **error)
+GThread *memx_thread_new(const char *name, GThreadFunc func, void *data,
+                         GError **error)
 {
     sigset_t all, old;
+    GThread *thread;
 
     /* The program's signals are for its own threads. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    w->thread = g_thread_try_new(name, func, data, error);
+    thread = g_thread_try_new(name, func, data, error);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return thread;
+}
+
+bool memx_worker_start(MemxWorker *w, const char *name, GThreadFunc func,
+                       void *data, GError **error)
+{
+    w->thread = memx_thread_new(name, func, data, error);
     return w->thread;
 }
 

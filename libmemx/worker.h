@@ -16,6 +16,9 @@ typedef struct MemxWorker {
     int rung;               /* atomic: wake_fd was written, not yet read */
 } MemxWorker;
 
+/* Any other thread of ours: it takes none of the program's signals. */
+GThread *memx_thread_new(const char *name, GThreadFunc func, void *data,
+                         GError **error);
 /* First all are made, since they ring each other, then started.
  * False when there is no descriptor or thread. */
 bool memx_worker_init(MemxWorker *worker, GError **error);

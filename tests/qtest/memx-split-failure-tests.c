@@ -283,10 +283,10 @@ static void source_has_it(Split *s, const Cell *cell)
         split_wait_failed(s->to, "");
         g_assert_false(split_is_running(s->to));
     }
-    /* Dropped, or orphaned where they could not be told. */
+    /* Also where they could not be told before. */
     for (i = 0; i < SPLIT_SERVERS; i++) {
         if (s->servers[i]->pid) {
-            split_wait_orphaned(s->servers[i]);
+            split_wait_dropped(s->servers[i]);
         }
     }
     split_assert_runs(s->from);

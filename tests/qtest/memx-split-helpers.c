@@ -344,6 +344,13 @@ static unsigned count_spaces(const MemxServer *server, unsigned *orphaned)
     return n;
 }
 
+void split_wait_dropped(const MemxServer *server)
+{
+    unsigned orphaned;
+
+    memx_wait_until(!count_spaces(server, &orphaned));
+}
+
 unsigned split_wait_orphaned(const MemxServer *server)
 {
     unsigned n, orphaned;

@@ -74,7 +74,9 @@ void split_wait_failed(QTestState *vm, const char *expected);
 void split_wait_ended(QTestState *vm);
 bool split_is_running(QTestState *vm);
 
-/* memxctl status: waits until each space there is orphaned; how many. */
+/* memxctl status: waits until there is no space. */
+void split_wait_dropped(const MemxServer *server);
+/* Waits until each space there is orphaned; how many. */
 unsigned split_wait_orphaned(const MemxServer *server);
 
 /* memx-split-tests.c, memx-split-failure-tests.c, memx-split-refusal-tests.c,

@@ -157,6 +157,7 @@ MemxArrival *move_arrival(Move *m)
     o.base = m->base;
     o.size_bytes = m->vm->n_pages * PAGE_BYTES;
     o.local_bytes = m->local_bytes ?: m->main_bytes;
+    o.connect_timeout_ms = m->connect_timeout_ms ?: o.connect_timeout_ms;
     o.region_name = "arrived";
     arrival = memx_arrival_new(&o, &error);
     g_assert_no_error(error);

@@ -30,6 +30,7 @@ typedef struct Move {
     MemxRegion *source;
     uint64_t main_bytes;
     uint64_t local_bytes;   /* of the destination */
+    unsigned connect_timeout_ms; /* the same; 0: as by default */
     bool sparse;
     uint8_t *base;          /* of the destination */
     MemxArrival *arrival;

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What servers hear of a split: all at the same time where the VM stands
+ * still; that it is over, also who was away then; where each chunk is.
+ */
+#include <string.h>
+#include "region.h"
+#include "split-fixture.h"
+#include "split-out.h"
+
+#define SIZE (32 * MIB)
+#define CHUNK (MIB / 2)
+#define DEADLINE_US (60 * G_USEC_PER_SEC)
+
+static char *status(const ServerProcess *server)
+{
+    const char *argv[] = {
+        g_getenv("MEMXCTL"), "status", "--control",
+        server_process_control_path(server), "--json", NULL,
+    };
+    g_autoptr(GError) error = NULL;
+    char *out = NULL;
+    int status;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &out, NULL, &status,
+                 &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(status, ==, 0);
+    return out;
+}
+
+/* Until its status has @text. */
+static void await_status(const ServerProcess *server, const char *text)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    for (;;) {
+        g_autofree char *now = status(server);
+
+        if (strstr(now, text)) {
+            return;
+        }
+        if (g_get_monotonic_time() > deadline) {
+            g_error("no %s in: %s", text, now);
+        }
+        g_usleep(20000);
+    }
+}
+
+static void servers_new(ServerProcess **servers)
+{
+    servers[0] = server_process_new("80M");
+    servers[1] = server_process_new("80M");
+}
+
+static void servers_free(ServerProcess **servers)
+{
+    server_process_free(servers[0]);
+    server_process_free(servers[1]);
+}
+
+/* Memory that is wholly there, or ordinary. */
+static void source_new(ServerProcess **servers, bool passive, Move *m)
+{
+    g_autoptr(GError) error = NULL;
+    MemxOptions o = MEMX_OPTIONS_INIT;
+    const char *address[] = { server_process_address(servers[0]),
+                              server_process_address(servers[1]), NULL };
+
+    o.base = move_map(SIZE);
+    o.size_bytes = SIZE;
+    o.local_bytes = SIZE;
+    o.chunk_bytes = CHUNK;
+    o.passive = passive;
+    o.servers = address;
+    m->source = memx_region_new(&o, &error);
+    g_assert_no_error(error);
+    m->vm = vm_new(o.base, SIZE, 1);
+    vm_fill(m->vm, 1);
+    m->main_bytes = SIZE / 2;
+}
+
+/* --- It is over --- */
+
+/* The server that is away has it dropped when it is back, though the source
+ * has long gone on to other things. */
+static void cancelled_while_away(bool offered)
+{
+    ServerProcess *servers[2];
+    g_autoptr(GError) error = NULL;
+    Move m = { 0 };
+
+    servers_new(servers);
+    source_new(servers, true, &m);
+    move_transfer(&m);
+    if (offered) {
+        move_drain(&m);
+        move_offer(&m);
+    }
+    server_process_stop(servers[1]);
+    if (offered) {
+        g_assert_cmpint(memx_split_reclaim(m.source, true, WAIT_MS, &error),
+                        ==, MEMX_VERDICT_MINE);
+    } else {
+        memx_split_cancel(m.source);
+    }
+    g_clear_pointer(&m.arrival, memx_arrival_free);
+    memx_region_free(m.source);
+    server_process_continue(servers[1]);
+    for (unsigned i = 0; i < 2; i++) {
+        await_status(servers[i], "\"spaces\" : []");
+    }
+    vm_check(m.vm);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
+static void test_cancelled_while_away(void)
+{
+    cancelled_while_away(false);
+}
+
+static void test_reclaimed_while_away(void)
+{
+    cancelled_while_away(true);
+}
+
+/* One that is killed, and comes back with its pages after a while. */
+static void test_cancelled_while_killed(void)
+{
+    ServerProcess *servers[2];
+    Move m = { 0 };
+
+    servers_new(servers);
+    source_new(servers, true, &m);
+    move_transfer(&m);
+    server_process_kill(servers[0]);
+    memx_split_cancel(m.source);
+    g_clear_pointer(&m.arrival, memx_arrival_free);
+    memx_region_free(m.source);
+    server_process_restart(servers[0], true);
+    for (unsigned i = 0; i < 2; i++) {
+        await_status(servers[i], "\"spaces\" : []");
+    }
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
+/* --- At the same time --- */
+
+static void *continue_first(void *opaque)
+{
+    ServerProcess **servers = opaque;
+
+    await_status(servers[1], "\"heir_connected\" : true");
+    server_process_continue(servers[0]);
+    return NULL;
+}
+
+/* A server that is slow to answer doesn't keep the others from being asked. */
+static void test_attaches_at_once(void)
+{
+    ServerProcess *servers[2];
+    MemxRegion *region;
+    Move m = { .connect_timeout_ms = DEADLINE_US / 1000 };
+    GThread *thread;
+
+    servers_new(servers);
+    source_new(servers, true, &m);
+    move_transfer(&m);
+    move_drain(&m);
+    move_offer(&m);
+    server_process_stop(servers[0]);
+    thread = g_thread_new("continue", continue_first, servers);
+    region = move_finish(&m);
+    g_thread_join(thread);
+    move_commit(region);
+    memx_split_leave(m.source);
+    memx_region_free(m.source);
+    m.vm->base = m.base;
+    vm_check(m.vm);
+    memx_region_free(region);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
+/* --- Where chunks are --- */
+
+/* A chunk that has no server, and that the destination was told of. */
+static uint32_t find_told_locked(MemxRegion *r)
+{
+    uint32_t c = 0;
+
+    while (c < r->table.n_chunks &&
+           (r->table.chunk[c].server != MEMX_SERVER_NONE ||
+            memx_bit(r->out->changed, c))) {
+        c++;
+    }
+    return c;
+}
+
+/* A chunk that is evicted for the first time after that, and comes back: the
+ * destination must know that its server may have something to drop. */
+static void test_gets_server_meanwhile(void)
+{
+    ServerProcess *servers[2];
+    MemxRegion *region, *r;
+    Move m = { 0 };
+    uint32_t c;
+
+    servers_new(servers);
+    source_new(servers, false, &m);
+    move_transfer(&m);
+    r = m.source;
+    do {
+        move_records(&m, false);
+        g_mutex_lock(&r->lock);
+        c = find_told_locked(r);
+        g_mutex_unlock(&r->lock);
+    } while (c == r->table.n_chunks);
+    g_mutex_lock(&r->lock);
+    g_assert_cmpint(memx_place_locked(r, c), >=, 0);
+    g_mutex_unlock(&r->lock);
+    move_drain(&m);
+    move_offer(&m);
+    region = move_finish(&m);
+    g_assert_cmpuint(region->table.chunk[c].server, ==,
+                     r->table.chunk[c].server);
+    move_commit(region);
+    memx_split_leave(r);
+    memx_region_free(r);
+    m.vm->base = m.base;
+    vm_check(m.vm);
+    memx_region_free(region);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/split-servers/cancelled-while-away",
+                    test_cancelled_while_away);
+    g_test_add_func("/split-servers/reclaimed-while-away",
+                    test_reclaimed_while_away);
+    g_test_add_func("/split-servers/cancelled-while-killed",
+                    test_cancelled_while_killed);
+    g_test_add_func("/split-servers/attaches-at-once", test_attaches_at_once);
+    g_test_add_func("/split-servers/gets-server-meanwhile",
+                    test_gets_server_meanwhile);
+    return g_test_run();
+}
