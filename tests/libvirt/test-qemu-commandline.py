@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: a VM that libvirt knows nothing of
 """What docs/libvirt.md says that an unpatched libvirt can do: memx memory by
 qemu:commandline, looked at and changed past libvirt."""
 

@@ -14,7 +14,7 @@ MORE = "<timeout seconds='2'/><copies keep='off'/>"
 
 def stall(domain, server):
     """For longer than the timeout of MORE.  (Under KVM the VM would be
-    stopped: tests/lab/test-libvirt-stalled.py.)  Nothing is asked of QEMU
+    stopped.)  Nothing is asked of QEMU
     meanwhile: its main loop may be the one that waits."""
     daemon = domain.host.daemons["virtqemud"]
     server.pause()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A VM with ordinary memory moves to a host with less memory than it has, the
 rest to two servers, while its guest verifies its memory; what libvirt says of
-it is true; and all of its memory comes home."""
+it is true; and all of its memory comes home.  QEMU is nobody special."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -17,6 +17,17 @@ SIZE, LOCAL, LESS = "256M", "112M", "80M"
 
 def kib(size):
     return size_bytes(size) >> 10
+
+
+def check_unprivileged(network, domain):
+    with open(f"/proc/{domain.qemu_pid()}/status", encoding="ascii") as lines:
+        status = dict(line.split(":", 1) for line in lines)
+    if network.qemu_user != "+0":
+        check(status["Uid"].split() == [network.qemu_user[1:]] * 4,
+              f"QEMU runs as {status['Uid']}")
+        check(int(status["CapEff"], 16) == 0,
+              f"QEMU has capabilities {status['CapEff']}")
+    check(status["Seccomp"].strip() == "2", "QEMU has no seccomp filter")
 
 
 def check_definition(domain, servers, local):
@@ -71,6 +82,7 @@ def test(t):
                             *split_options(servers, LOCAL))
     check("100" in output, f"--verbose says: {output}")
     t.say("moved")
+    check_unprivileged(network, domain)
     load.wait_progress()
     backend = domain.backend()
     check(backend["local"] <= size_bytes(LOCAL),

@@ -222,8 +222,9 @@ class Host:
     def uri(self):
         return f"qemu+tcp://{self.name}/system"
 
-    def start_libvirt(self, folder="bin"):
-        """folder: of another build of libvirt."""
+    def start_libvirt(self, folder="bin", wait=True):
+        """folder: of another build of libvirt.  wait=False: it isn't there
+        before wait_libvirt()."""
         self._folder = folder
         user = self.network.qemu_user
         self.write("/etc/libvirt/qemu.conf", f"""
@@ -249,19 +250,28 @@ auth_tcp = "none"
 """)
         for daemon in DAEMONS:
             self.start_daemon(daemon)
+        if wait:
+            self.wait_libvirt()
+
+    def wait_libvirt(self):
+        for daemon in DAEMONS:
+            self.wait_daemon(daemon)
+
+    def _socket(self, daemon):
+        name = "libvirt" if daemon == "virtproxyd" else daemon
+        return self.path(f"/run/libvirt/{name}-sock")
 
     def start_daemon(self, name):
-        socket = "libvirt" if name == "virtproxyd" else name
-        socket = self.path(f"/run/libvirt/{socket}-sock")
-        if os.path.exists(socket):  # of one that was killed
-            os.unlink(socket)
+        if os.path.exists(self._socket(name)):  # of one that was killed
+            os.unlink(self._socket(name))
         self.daemons[name] = self.start(name, self.program(name))
 
+    def wait_daemon(self, name):
         def is_there():
             if not self.daemons[name].running:
                 raise Failure(f"{self.name}: {name} ended: "
                               f"{self.daemons[name].output()[-1000:]}")
-            return os.path.exists(socket)
+            return os.path.exists(self._socket(name))
         wait_until(f"{self.name}: {name} listens", is_there, 60)
 
     def restart_daemon(self, name="virtqemud", kill=False):
@@ -271,6 +281,7 @@ auth_tcp = "none"
         else:
             self.daemons[name].end(30)
         self.start_daemon(name)
+        self.wait_daemon(name)
 
     def define_key(self):
         """The servers' key, as a secret of libvirt's."""
@@ -321,7 +332,9 @@ class Network:
         self.hosts = {name: self._add_host(name) for name in NUMBERS}
         if libvirt:
             for host in self.host1, self.host2:
-                host.start_libvirt()
+                host.start_libvirt(wait=False)
+            for host in self.host1, self.host2:
+                host.wait_libvirt()
                 host.define_key()
 
     def __getattr__(self, name):
