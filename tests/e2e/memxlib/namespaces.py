@@ -23,6 +23,7 @@ import subprocess
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNS = 0x00020000
 CLONE_NEWPID, CLONE_NEWNET = 0x20000000, 0x40000000
+MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -68,12 +69,36 @@ def _fork():
             os._exit(status if status >= 0 else 128 - status)
 
 
+def _mount(source, target, flags):
+    _check(_libc.mount(source.encode(), target.encode(), None,
+                       ctypes.c_ulong(flags), None), f"mount on {target}")
+
+
+def _leave_chroot():
+    """Makes the root that we were started in that of our mount namespace:
+    who enters a mount namespace gets the namespace's root."""
+    ours = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    set_namespaces("self", ["mnt"])
+    if not os.path.samestat(os.fstat(ours), os.stat("/")):
+        os.fchdir(ours)
+        path = os.getcwd()
+        _mount("none", "/", MS_REC | MS_PRIVATE)
+        _mount(path, path, MS_BIND | MS_REC)
+        os.chdir(path)
+        _mount(".", "/", MS_MOVE)
+        os.chroot(".")
+    os.close(ours)
+
+
 def own_namespaces():
     """Raises OSError where they can't be had.  Call it before there are
     threads."""
     _check(_libc.unshare(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET),
            "unshare")
     _fork()
+    cwd = os.getcwd()
+    _leave_chroot()
+    os.chdir(cwd)
     for command in (["mount", "--make-rprivate", "/"],
                     ["mount", "-t", "proc", "proc", "/proc"],
                     ["ip", "link", "set", "lo", "up"]):
