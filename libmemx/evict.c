@@ -140,9 +140,10 @@ uint64_t memx_move_pages(MemxRegion *r, uint8_t *dst, uint8_t *src,
 
     while (at < end) {
         uint64_t offset = (uint64_t)at * MEMX_PAGE_BYTES;
-        ssize_t done = memx_uffd_move(r->uffd, dst + offset, src + offset,
-                                      (end - at) * MEMX_PAGE_BYTES,
-                                      MEMX_MOVE_ALLOW_HOLES | flags);
+        ssize_t done = memx_uffd_move_sure(r->uffd, r->pagemap_fd,
+                                           dst + offset, src + offset,
+                                           (end - at) * MEMX_PAGE_BYTES,
+                                           MEMX_MOVE_ALLOW_HOLES | flags);
 
         if (done > 0) {
             moved |= memx_run_mask(at, done / MEMX_PAGE_BYTES) & mask;

@@ -223,7 +223,8 @@ static uint64_t fill(MemxRegion *r, MemxSlot *slot, uint64_t mask, bool move)
             uint64_t at = (uint64_t)first * MEMX_PAGE_BYTES;
             size_t bytes = (size_t)n * MEMX_PAGE_BYTES;
             ssize_t done = move
-                ? memx_uffd_move(r->uffd, guest + at, slot->base + at, bytes, 0)
+                ? memx_uffd_move_sure(r->uffd, r->pagemap_fd, guest + at,
+                                      slot->base + at, bytes, 0)
                 : memx_uffd_copy(r->uffd, guest + at, slot->base + at, bytes,
                                  0);
             /* One that is there already (EEXIST) is left out. */

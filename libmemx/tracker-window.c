@@ -66,7 +66,7 @@ typedef struct Windows {
     const MemxRange *range;
     unsigned n_ranges;
     int uffd;
-    int pagemap_fd;             /* or -1 */
+    int pagemap_fd;
     uint8_t *map;
     uint64_t map_bytes;         /* for max_away, and to align them */
     uint8_t *staging;
@@ -138,14 +138,16 @@ static bool map_staging(Windows *t, GError **error)
 /* The kernel registers shared memory, too, but doesn't move it. */
 static bool check_kind(Windows *t, const MemxRange *range, GError **error)
 {
-    ssize_t done = memx_uffd_move(t->uffd, t->staging, range->base,
-                                  MEMX_PAGE_BYTES, MEMX_MOVE_ALLOW_HOLES);
+    ssize_t done = memx_uffd_move_sure(t->uffd, t->pagemap_fd, t->staging,
+                                       range->base, MEMX_PAGE_BYTES,
+                                       MEMX_MOVE_ALLOW_HOLES);
     ssize_t back = done > 0 ? -EAGAIN : 0;
 
     while (back == -EAGAIN || back == -EBUSY) {
         poll(NULL, 0, RETRY_MS);
-        back = memx_uffd_move(t->uffd, range->base, t->staging,
-                              MEMX_PAGE_BYTES, MEMX_MOVE_ALLOW_HOLES);
+        back = memx_uffd_move_sure(t->uffd, t->pagemap_fd, range->base,
+                                   t->staging, MEMX_PAGE_BYTES,
+                                   MEMX_MOVE_ALLOW_HOLES);
     }
     if (done == -EINVAL) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
@@ -175,8 +177,14 @@ static void *window_open(const MemxWatch *watch, GError **error)
         t->pages[i] = g_new0(uint16_t, t->range[i].bytes / WINDOW_BYTES + 1);
     }
     t->return_ns = RETURN_NS;
+    t->uffd = -1;
     t->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-    t->uffd = memx_uffd_open(0, NULL, error);
+    if (t->pagemap_fd < 0) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "cannot open /proc/self/pagemap: %s", g_strerror(errno));
+    } else {
+        t->uffd = memx_uffd_open(0, NULL, error);
+    }
     ok = t->uffd >= 0 && map_staging(t, error);
     /* Is it of a kind that can be moved, and nobody else's? */
     for (unsigned i = 0; ok && i < watch->n_ranges; i++) {
@@ -203,10 +211,10 @@ static bool move_window(Windows *t, uint8_t *to, uint8_t *from, bool must)
     bool any = false;
 
     while (at < WINDOW_BYTES) {
-        ssize_t done = memx_uffd_move(t->uffd, to + at, from + at,
-                                      WINDOW_BYTES - at,
-                                      MEMX_MOVE_ALLOW_HOLES |
-                                      MEMX_MOVE_DONTWAKE);
+        ssize_t done = memx_uffd_move_sure(t->uffd, t->pagemap_fd, to + at,
+                                           from + at, WINDOW_BYTES - at,
+                                           MEMX_MOVE_ALLOW_HOLES |
+                                           MEMX_MOVE_DONTWAKE);
 
         if (must && done <= 0 && done != -EEXIST && done != -ENOENT) {
             if (refused++ < MOVES_MAX ||

@@ -259,6 +259,26 @@ ssize_t memx_uffd_move(int fd, void *dst, const void *src, size_t bytes,
     return -EAGAIN;
 }
 
+ssize_t memx_uffd_move_sure(int fd, int pagemap_fd, void *dst,
+                            const void *src, size_t bytes, unsigned flags)
+{
+    ssize_t done = memx_uffd_move(fd, dst, src, bytes, flags);
+    size_t moved = 0;
+
+    if (done > 0) {
+        return done;
+    }
+    while (moved < bytes &&
+           memx_page_mapped(pagemap_fd, (uint8_t *)dst + moved) > 0 &&
+           memx_page_mapped(pagemap_fd, (const uint8_t *)src + moved) == 0) {
+        moved += PAGE_BYTES;
+    }
+    if (moved && !(flags & MEMX_MOVE_DONTWAKE)) {
+        memx_uffd_wake(fd, dst, moved);
+    }
+    return moved ? (ssize_t)moved : done;
+}
+
 /* Fault path. */
 ssize_t memx_uffd_copy(int fd, void *dst, const void *src, size_t bytes,
                        unsigned flags)

@@ -117,6 +117,17 @@ ssize_t memx_uffd_move(int fd, void *dst, const void *src, size_t bytes,
                        unsigned flags);
 
 /*
+ * The same for pages that are known to be at @src, and not at @dst. Where the
+ * kernel migrates pages at that moment (compaction, NUMA balancing), Linux
+ * 6.18 moves a run, tries it again, and then says only that the pages are at
+ * @dst already (-EEXIST), or counts too few: so what moved is looked up in
+ * @pagemap_fd, /proc/self/pagemap, before an error is believed. Of what is
+ * counted too little, the next call tells.
+ */
+ssize_t memx_uffd_move_sure(int fd, int pagemap_fd, void *dst,
+                            const void *src, size_t bytes, unsigned flags);
+
+/*
  * Copy @bytes at @src into new pages at @dst, all of which must be missing;
  * each appears whole. Threads waiting on the part done are woken, unless
  * MEMX_MOVE_DONTWAKE.
