@@ -140,6 +140,18 @@ static Chunk chunk_locked(MemxRegion *r, const MemxSlice *slice, bool looked,
     return c;
 }
 
+/* The period goes on. */
+static void add_touched_locked(MemxRegion *r, uint32_t first, unsigned n,
+                               const uint64_t *touched)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (touched[i / 64] >> i % 64 & 1) {
+            memx_history_set(&r->history, first + i,
+                             r->history.value[first + i] | MEMX_HISTORY_TOP);
+        }
+    }
+}
+
 static void age_slice(void *opaque, const MemxSlice *slice, bool looked,
                       MemxFound *found)
 {
@@ -158,15 +170,23 @@ static void age_slice(void *opaque, const MemxSlice *slice, bool looked,
                                MIN((i + 1) * per, slice->n_groups), found);
         uint64_t bit = 1ull << i % 64;
 
-        c.touched |= chunk->touched;
-        chunk->touched = 0;
+        if (slice->out_of_turn) {
+            chunk->touched |= c.touched;
+        } else {
+            c.touched |= chunk->touched;
+            chunk->touched = 0;
+        }
         touched[i / 64] |= c.touched ? bit : 0;
         left[i / 64] |= c.looked && !c.known && !c.touched ? bit : 0;
         used[i / 64] |= c.used ? bit : 0;
         found->looked_chunks += c.looked && c.known;
         found->touched_chunks += c.looked && c.known && c.touched;
     }
-    memx_history_fold(&r->history, first, n, touched, left);
+    if (slice->out_of_turn) {
+        add_touched_locked(r, first, n, touched);
+    } else {
+        memx_history_fold(&r->history, first, n, touched, left);
+    }
     for (unsigned i = 0; i < n; i++) {
         found->chunks[r->history.value[first + i]] +=
             used[i / 64] >> i % 64 & 1;
@@ -263,6 +283,18 @@ void memx_region_await_paused(MemxRegion *r)
     if (r->ager) {
         memx_ager_await_paused(r->ager);
     }
+}
+
+void memx_region_look(MemxRegion *r)
+{
+    if (r->ager && r->tracked) {
+        memx_ager_ask(r->ager);
+    }
+}
+
+bool memx_region_has_looked(MemxRegion *r)
+{
+    return !r->ager || memx_ager_has_looked(r->ager);
 }
 
 void memx_region_touched(MemxRegion *r, const uint64_t *chunks)

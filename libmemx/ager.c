@@ -18,9 +18,18 @@
 #define NAP_NS (100 * MS)
 #define TURNOVER_PERCENT 100
 #define LOOKED_MIN 16                   /* chunks: fewer tell nothing */
+#define NEARLY_ALL 97                   /* percent: how far is anybody's guess */
 #define SLICES_EACH 64                  /* less isn't worth a thread */
 #define THREADS_MAX 16
+#define FAULT_NS 2000ull                /* of a CPU, for one in the kernel */
+/* A look that somebody waits for: at most as long as so long a period's, and
+ * with so much of a CPU. */
+#define ASKED_PERIOD_NS (1000 * MS)
+#define ASKED_PERCENT 25
 #define ARM_MIN 2u                      /* pages of a group */
+
+/* A look out of turn. */
+typedef enum { NOBODY_ASKED, LOOK_ASKED, LOOK_UNDER_WAY } MemxAsked;
 
 struct MemxAger {
     /* Constant after creation. */
@@ -37,6 +46,7 @@ struct MemxAger {
 
     int stop;                           /* atomic */
     int paused;                         /* atomic */
+    int asked;                          /* atomic; a MemxAsked */
     GMutex away;                        /* held while pages are taken away */
     atomic_uint_fast64_t next_slice;    /* to be taken, in this pass */
 
@@ -57,6 +67,7 @@ struct MemxAger {
     uint64_t slices_wanted;             /* in the last pass */
     uint64_t pass_end_ns;
     atomic_uint_fast64_t slices_now;
+    int cut;                            /* atomic: not all of it was looked at */
 };
 
 /* A thread's part of a pass. */
@@ -64,6 +75,7 @@ struct MemxPace {
     MemxAger *ager;
     uint64_t start_ns;
     uint64_t cpu_ns;                    /* of the thread, at the start */
+    uint64_t charged_ns;                /* of the guest, by the tracker */
 };
 
 static uint64_t now_ns(clockid_t clock)
@@ -79,10 +91,22 @@ static bool stopping(MemxAger *a)
     return g_atomic_int_get(&a->stop);
 }
 
+/* Somebody wants a look that begins now. */
+static bool is_asked(MemxAger *a)
+{
+    return g_atomic_int_get(&a->asked) == LOOK_ASKED;
+}
+
+/* This pass was asked for. */
+static bool out_of_turn(const MemxAger *a)
+{
+    return g_atomic_int_get(&a->asked) == LOOK_UNDER_WAY;
+}
+
 /* Whoever pauses waits for what is away: no time to sleep. */
 static bool hurried(MemxAger *a)
 {
-    return stopping(a) || g_atomic_int_get(&a->paused);
+    return stopping(a) || g_atomic_int_get(&a->paused) || is_asked(a);
 }
 
 /* Sleeps, but not when it is to stop or to pause; then the bell stays rung. */
@@ -111,11 +135,16 @@ static uint64_t used_ns(const MemxPace *pace)
 
 uint64_t memx_pace_ns(const MemxPace *pace)
 {
-    uint64_t due = pace->start_ns +
-                   used_ns(pace) * 100 / pace->ager->share_percent;
+    uint64_t due = pace->start_ns + (used_ns(pace) + pace->charged_ns) * 100 /
+                                    pace->ager->share_percent;
     uint64_t now = now_ns(CLOCK_MONOTONIC);
 
     return due > now + MS && !hurried(pace->ager) ? due - now : 0;
+}
+
+void memx_pace_charge(MemxPace *pace, uint64_t ns)
+{
+    pace->charged_ns += ns;
 }
 
 void memx_pace(const MemxPace *pace)
@@ -125,6 +154,12 @@ void memx_pace(const MemxPace *pace)
     if (ns) {
         nap(pace->ager, ns);
     }
+}
+
+/* What a fault that the tracker causes is taken for. */
+static uint64_t fault_ns(const MemxAger *a)
+{
+    return a->ops && a->ops->fault_ns ? a->ops->fault_ns : FAULT_NS;
 }
 
 static unsigned slice_groups(const MemxAger *a)
@@ -151,9 +186,10 @@ static void slice_at(const MemxAger *a, uint64_t index, MemxSlice *slice)
     memset(slice->touched, 0, slice->n_groups * sizeof(slice->touched[0]));
     slice->arm_pages = a->arm_pages;
     slice->faults = 0;
+    slice->out_of_turn = out_of_turn(a);
 }
 
-/* False: paused. */
+/* False: the pass is cut. */
 static bool harvest(MemxAger *a, MemxSlice *slice)
 {
     bool yes;
@@ -161,17 +197,20 @@ static bool harvest(MemxAger *a, MemxSlice *slice)
     if (a->ops->waits) {
         g_mutex_lock(&a->away);
     }
-    yes = !g_atomic_int_get(&a->paused);
+    yes = !hurried(a);
     if (yes) {
         a->ops->harvest(a->tracker, slice, a->worker.wake_fd, a->dwell_ns);
     }
     if (a->ops->waits) {
         g_mutex_unlock(&a->away);
     }
+    if (hurried(a)) {
+        g_atomic_int_set(&a->cut, 1);
+    }
     return yes;
 }
 
-static void look(MemxAger *a, uint64_t index, const MemxPace *pace,
+static void look(MemxAger *a, uint64_t index, MemxPace *pace,
                  MemxFound *found, uint64_t *faults)
 {
     bool wanted, looked = false;
@@ -181,11 +220,11 @@ static void look(MemxAger *a, uint64_t index, const MemxPace *pace,
     slice.pace = pace;
     wanted = a->client->want(a->opaque, &slice);
     if (wanted && a->ops) {
+        atomic_fetch_add(&a->slices_now, 1);
         if (!harvest(a, &slice)) {
             return;
         }
         looked = a->armed;
-        atomic_fetch_add(&a->slices_now, 1);
         *faults += slice.faults;
     }
     if (a->armed || !a->ops) {
@@ -199,8 +238,8 @@ static void *take_slices(void *opaque)
     MemxAger *a = opaque;
     MemxFound found = { 0 };
     uint64_t n = a->end_slice[a->n_ranges - 1], faults = 0, index;
-    const MemxPace pace = {
-        a, now_ns(CLOCK_MONOTONIC), now_ns(CLOCK_THREAD_CPUTIME_ID),
+    MemxPace pace = {
+        a, now_ns(CLOCK_MONOTONIC), now_ns(CLOCK_THREAD_CPUTIME_ID), 0,
     };
 
     while (!stopping(a) && (index = atomic_fetch_add(&a->next_slice, 1)) < n) {
@@ -226,13 +265,21 @@ static void run_threads(MemxAger *a)
     uint64_t n = a->end_slice[a->n_ranges - 1];
     GThread *thread[THREADS_MAX];
     unsigned percent, n_threads;
+    uint64_t period;
 
     g_mutex_lock(&a->lock);
     percent = a->cpu_percent;
-    a->dwell_ns = a->period_ns * 9 / 10 / MAX(a->slices_wanted, 1);
-    a->arm_pages = CLAMP(a->period_ns / 100 * percent / MEMX_FAULT_COST_NS /
+    period = a->period_ns;
+    if (out_of_turn(a)) {
+        period = MIN(period, ASKED_PERIOD_NS);
+    }
+    a->dwell_ns = period * 9 / 10 / MAX(a->slices_wanted, 1);
+    a->arm_pages = CLAMP(period / 100 * percent / fault_ns(a) /
                          MAX(a->found.touched_groups, 1), ARM_MIN,
                          MEMX_GROUP_PAGES);
+    if (out_of_turn(a)) {
+        percent = MAX(percent, ASKED_PERCENT);
+    }
     memset(&a->found, 0, sizeof(a->found));
     a->pass_cpu_ns = a->pass_faults = 0;
     g_mutex_unlock(&a->lock);
@@ -241,6 +288,7 @@ static void run_threads(MemxAger *a)
     a->share_percent = MAX(1, MIN(percent / n_threads, 100));
     atomic_store(&a->next_slice, 0);
     atomic_store(&a->slices_now, 0);
+    g_atomic_int_set(&a->cut, 0);
     for (unsigned i = 1; i < n_threads; i++) {
         thread[i] = g_thread_try_new("memx-ager", take_slices, a, NULL);
     }
@@ -253,22 +301,26 @@ static void run_threads(MemxAger *a)
     a->slices_wanted = atomic_load(&a->slices_now);
 }
 
+/* What is touched grows by less than the period does.  So the square of what
+ * is missing doesn't go too far, and is near after three periods or four. */
 uint64_t memx_ager_adapt(uint64_t period_ns, const MemxFound *found,
                          bool pressure)
 {
-    unsigned low = pressure ? 84 : 30, high = pressure ? 94 : 70;
-    uint64_t percent;
+    uint64_t low = pressure ? 50 : 30, high = 70;
+    uint64_t percent, tenths;
 
     if (found->looked_chunks < LOOKED_MIN) {
         return period_ns;
     }
     percent = found->touched_chunks * 100ull / found->looked_chunks;
     if (percent > high) {
-        period_ns = period_ns / 10 * 7;
+        tenths = percent > NEARLY_ALL ? 5 : 7;
     } else if (percent < low) {
-        period_ns = period_ns / 10 * 13;
+        tenths = CLAMP(10 * low * low / MAX(percent * percent, 1), 13, 40);
+    } else {
+        tenths = 10;
     }
-    return CLAMP(period_ns, PERIOD_MIN_NS, PERIOD_MAX_NS);
+    return CLAMP(period_ns / 10 * tenths, PERIOD_MIN_NS, PERIOD_MAX_NS);
 }
 
 /* What the pass found, and the next period. */
@@ -289,8 +341,8 @@ static void conclude(MemxAger *a, uint64_t start, bool pressure)
     a->last.touched_chunks = a->found.touched_chunks;
     a->last.looked_chunks = a->found.looked_chunks;
     memcpy(a->last.chunks, a->found.chunks, sizeof(a->last.chunks));
-    if (a->adapts && a->ops && a->armed) {
-        cost = (a->pass_cpu_ns + a->pass_faults * MEMX_FAULT_COST_NS) * 100 /
+    if (a->adapts && a->ops && a->armed && !out_of_turn(a)) {
+        cost = (a->pass_cpu_ns + a->pass_faults * fault_ns(a)) * 100 /
                a->cpu_percent;
         a->period_ns = memx_ager_adapt(a->period_ns, &a->found, pressure);
         a->period_ns = MIN(MAX(a->period_ns, cost), PERIOD_LAST_NS);
@@ -307,10 +359,11 @@ void memx_ager_pass(MemxAger *a)
         return;
     }
     run_threads(a);
-    if (stopping(a)) {
-        return;
+    if (stopping(a) || g_atomic_int_get(&a->cut)) {
+        return; /* what was found is no period's; what wasn't looked at isn't
+                 * armed */
     }
-    if (a->armed || !a->ops) {
+    if ((a->armed || !a->ops) && !out_of_turn(a)) {
         a->client->end(a->opaque);
     }
     conclude(a, start, pressure);
@@ -330,7 +383,8 @@ static void await_period(MemxAger *a, uint64_t start)
         period = a->period_ns;
         adapts = a->adapts && a->ops && !a->ops->waits;
         g_mutex_unlock(&a->lock);
-        if (stopping(a) || now >= start + period) {
+        if (stopping(a) || now >= start + period ||
+            g_atomic_int_get(&a->asked)) {
             return;
         }
         if (adapts && now - start >= PERIOD_MIN_NS &&
@@ -361,7 +415,14 @@ static void *ager_thread(void *opaque)
             return NULL;
         }
         start = now_ns(CLOCK_MONOTONIC);
+        if (g_atomic_int_compare_and_exchange(&a->asked, LOOK_ASKED,
+                                              LOOK_UNDER_WAY)) {
+            memx_worker_silence(&a->worker);
+        }
         memx_ager_pass(a);
+        /* Who asked during this look gets one that begins later. */
+        g_atomic_int_compare_and_exchange(&a->asked, LOOK_UNDER_WAY,
+                                          NOBODY_ASKED);
     }
 }
 
@@ -452,6 +513,17 @@ void memx_ager_pause(MemxAger *a, bool pause)
     if (pause && a->ops && a->ops->waits) {
         memx_worker_ring(&a->worker); /* ends a dwell */
     }
+}
+
+void memx_ager_ask(MemxAger *a)
+{
+    memx_worker_ring(&a->worker); /* first: it would end the new one, too */
+    g_atomic_int_set(&a->asked, LOOK_ASKED);
+}
+
+bool memx_ager_has_looked(MemxAger *a)
+{
+    return !g_atomic_int_get(&a->asked);
 }
 
 void memx_ager_await_paused(MemxAger *a)

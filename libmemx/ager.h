@@ -19,9 +19,10 @@
  * It ends early when as much as is local was replaced meanwhile.
  *
  * The faults that a tracker causes in the guest count as its share, too, 2 us
- * each.  So many pages of each group in use may cause one as the share allows,
- * two at least: which of its pages tell that a chunk is in use makes little
- * difference.  If that is still too much, the period gets longer.
+ * each, more where user space serves them.  So many pages of each group in use
+ * may cause one as the share allows, two at least: which of its pages tell that a
+ * chunk is in use makes little difference.  If that is still too much, the period
+ * gets longer.
  *
  * The first pass of a tracker only begins: its answer means nothing, since
  * nobody knows since when.
@@ -35,7 +36,6 @@
 #include "worker.h"
 
 #define MEMX_PERIOD_DEFAULT_NS 1000000000ull
-#define MEMX_FAULT_COST_NS 2000ull /* of a CPU of the guest, for an extra one */
 
 /* What a client found in a slice; summed up over a pass. */
 typedef struct MemxFound {
@@ -80,6 +80,12 @@ void memx_ager_silence(MemxAger *ager);
 /* Of its tracker. */
 bool memx_ager_knows_no_pages(const MemxAger *ager);
 bool memx_ager_moved_is_idle(const MemxAger *ager);
+/* A look at once, with more of a CPU than usual; one that is under way is cut.
+ * It ends no period: what it finds touched adds to what is known.  Doesn't
+ * wait. */
+void memx_ager_ask(MemxAger *ager);
+/* That look is over, or there was none. */
+bool memx_ager_has_looked(MemxAger *ager);
 /* Doesn't wait. */
 void memx_ager_pause(MemxAger *ager, bool pause);
 /* When it returns nothing is away, nor will be until it goes on. */

@@ -92,7 +92,7 @@ static MemxSlot *choose(MemxRegion *r)
 {
     unsigned n = r->n_servers + 1;
     unsigned turn = r->queue_turn++;
-    unsigned coldest = MEMX_HISTORY_VALUES;
+    unsigned coldest = MEMX_HISTORY_RANKS;
     int64_t group = -1;
     MemxSlot *slot = NULL;
 
@@ -291,7 +291,9 @@ void memx_evict_finish(MemxRegion *r, MemxSlot *slot)
                      slot->zero & slot->staged & ~present);
     r->count.zero += memx_mask_pages(slot->zero & slot->staged);
     r->count.unchanged += memx_mask_pages(slot->same & slot->staged);
-    slot->staged = 0;
+    /* Nothing is on its way any more, so trims need not spare it; somebody may
+     * copy from the slot for a while yet. */
+    slot->staged = slot->sent = 0;
     g_mutex_unlock(&r->lock);
     release(r, slot);
 }

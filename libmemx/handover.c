@@ -17,7 +17,9 @@
  *
  * The telling is the store thread's, on the ordered lane, again after each
  * reconnect until it is answered.  A server's EPOCH, to a request or when a
- * lane is opened, is its word that the other side won.
+ * lane is opened, is its word that the other side won.  To the heir so is that
+ * it no longer has the space, unless it came back empty (link.c): the owner
+ * closes what it took back.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -100,6 +102,24 @@ static MemxSide side(MemxRegion *r)
     return now;
 }
 
+/* Why the arbiter said neither yes nor no. */
+static void set_no_verdict(MemxRegion *r, MemxServer *s, int status,
+                           unsigned refused, GError **error)
+{
+    const char *why = refused ? memx_error_name(refused)
+                              : g_strerror(-status);
+    char why_down[MEMX_WHY_BYTES];
+
+    g_mutex_lock(&r->lock);
+    memcpy(why_down, s->why_down, sizeof(why_down));
+    g_mutex_unlock(&r->lock);
+    g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
+                "memory server %s, which decides which side runs the VM, did "
+                "not answer: %s; bring it back and try again",
+                s->peer->address,
+                !refused && *why_down ? why_down : why);
+}
+
 /* Asks the arbiter, again and again until the time is up. */
 static MemxVerdict ask(MemxRegion *r, uint16_t opcode, unsigned timeout_ms,
                        GError **error)
@@ -117,12 +137,7 @@ static MemxVerdict ask(MemxRegion *r, uint16_t opcode, unsigned timeout_ms,
         MemxControl *control;
 
         if (left_ms <= 0) {
-            g_set_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT,
-                        "memory server %s, which decides which side runs the "
-                        "VM, did not answer: %s; bring it back and try again",
-                        r->server[arbiter].peer->address,
-                        refused ? memx_error_name(refused)
-                                : g_strerror(-status));
+            set_no_verdict(r, &r->server[arbiter], status, refused, error);
             return MEMX_VERDICT_UNKNOWN;
         }
         control = memx_control_new(&r->server[arbiter], opcode);

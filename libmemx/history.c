@@ -7,29 +7,36 @@
 #include <string.h>
 #include "history.h"
 
-/* What a period is worth, the last one first: seven tenths of the one after. */
+/* What a period is worth, the last one first: seven tenths of the one after;
+ * in units of a 4096th of which a list has one. */
 static const uint32_t worth[8] = {
-    10000000, 7000000, 4900000, 3430000, 2401000, 1680700, 1176490, 823543,
+    65536, 45875, 32113, 22479, 15735, 11015, 7710, 5397,
 };
 
-static unsigned score(unsigned value)
-{
-    unsigned sum = 0;
+#define OFTEN_TIMES 10u     /* of a period: one that is touched in each */
+#define RANK_SHIFT 12
+#define PART 32             /* a period is of how often */
+#define FRESH 1             /* marks: came in, */
+#define KEPT 2              /* or is behind all others, in this period */
+_Static_assert((205860 + 65535 * OFTEN_TIMES + 45875) >> RANK_SHIFT <
+               MEMX_HISTORY_RANKS, "no more ranks than lists");
 
-    for (unsigned age = 0; age < 8; age++) {
-        sum += value >> (7 - age) & 1 ? worth[age] : 0;
-    }
-    return sum;
-}
-
-static void set_ranks(MemxHistory *h)
+static void set_worths(MemxHistory *h)
 {
     for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
-        for (unsigned other = 0; other < MEMX_HISTORY_VALUES; other++) {
-            h->rank[v] += score(other) < score(v) ||
-                          (score(other) == score(v) && other < v);
+        for (unsigned age = 0; age < 8; age++) {
+            h->worth[v] += v >> (7 - age) & 1 ? worth[age] : 0;
         }
     }
+}
+
+static unsigned rank_now(const MemxHistory *h, uint32_t c)
+{
+    if (h->mark[c] & KEPT) {
+        return MEMX_HISTORY_RANKS - 1;
+    }
+    return (h->worth[h->value[c]] + h->often[c] * OFTEN_TIMES +
+            (h->mark[c] ? worth[1] : 0)) >> RANK_SHIFT;
 }
 
 bool memx_history_init(MemxHistory *h, uint32_t n_chunks)
@@ -45,12 +52,15 @@ bool memx_history_init(MemxHistory *h, uint32_t n_chunks)
     }
     h->next = (uint32_t *)base;
     h->prev = h->next + n_chunks;
-    h->value = (uint8_t *)(h->prev + n_chunks);
+    h->often = (uint16_t *)(h->prev + n_chunks);
+    h->value = (uint8_t *)(h->often + n_chunks);
     h->queue_of = h->value + n_chunks;
+    h->rank = h->queue_of + n_chunks;
+    h->mark = h->rank + n_chunks;
     for (uint32_t c = 0; c < n_chunks; c++) {
         h->prev[c] = c;
     }
-    set_ranks(h);
+    set_worths(h);
     for (unsigned q = 0; q < MEMX_QUEUES; q++) {
         memset(h->queue[q].head, 0xff, sizeof(h->queue[q].head));
         memset(h->queue[q].tail, 0xff, sizeof(h->queue[q].tail));
@@ -68,7 +78,8 @@ void memx_history_destroy(MemxHistory *h)
 
 uint64_t memx_history_bytes(const MemxHistory *h)
 {
-    return (uint64_t)h->n_chunks * (2 * sizeof(uint32_t) + 2 * sizeof(uint8_t));
+    return (uint64_t)h->n_chunks * (2 * sizeof(uint32_t) + sizeof(uint16_t) +
+                                    4 * sizeof(uint8_t));
 }
 
 static void mark(MemxQueue *q, unsigned rank)
@@ -124,20 +135,6 @@ static void unlink_chunk(MemxHistory *h, uint32_t c)
     h->n_listed--;
 }
 
-void memx_history_set(MemxHistory *h, uint32_t c, uint8_t value)
-{
-    if (h->value[c] == value) {
-        return;
-    }
-    if (memx_history_listed(h, c)) {
-        unlink_chunk(h, c);
-        h->value[c] = value;
-        append(h, c);
-    } else {
-        h->value[c] = value;
-    }
-}
-
 /* A listed chunk goes to the end of another list of its queue. */
 static void relink(MemxHistory *h, MemxQueue *q, uint32_t c, unsigned from,
                    unsigned to)
@@ -166,6 +163,23 @@ static void relink(MemxHistory *h, MemxQueue *q, uint32_t c, unsigned from,
     }
 }
 
+/* It may have become colder or hotter. */
+static void rerank(MemxHistory *h, uint32_t c)
+{
+    unsigned from = h->rank[c], to = rank_now(h, c);
+
+    h->rank[c] = to;
+    if (from != to && memx_history_listed(h, c)) {
+        relink(h, queue_of(h, c), c, from, to);
+    }
+}
+
+void memx_history_set(MemxHistory *h, uint32_t c, uint8_t value)
+{
+    h->value[c] = value;
+    rerank(h, c);
+}
+
 void memx_history_fold(MemxHistory *h, uint32_t first, uint32_t n,
                        const uint64_t *touched, const uint64_t *left)
 {
@@ -173,14 +187,16 @@ void memx_history_fold(MemxHistory *h, uint32_t first, uint32_t n,
         uint32_t c = first + i;
         unsigned hit = touched ? touched[i / 64] >> i % 64 & 1 : 0;
         unsigned old = h->value[c], value = old >> 1 | hit << 7;
+        int more = ((hit ? UINT16_MAX : 0) - h->often[c]) / PART;
 
-        if (value == old || (left && left[i / 64] >> i % 64 & 1)) {
+        if ((value == old && !more && !h->mark[c]) ||
+            (left && left[i / 64] >> i % 64 & 1)) {
             continue;
         }
         h->value[c] = value;
-        if (memx_history_listed(h, c)) {
-            relink(h, queue_of(h, c), c, h->rank[old], h->rank[value]);
-        }
+        h->often[c] += more;
+        h->mark[c] = 0;
+        rerank(h, c);
     }
 }
 
@@ -196,6 +212,8 @@ void memx_history_unlist(MemxHistory *h, uint32_t c)
     if (memx_history_listed(h, c)) {
         unlink_chunk(h, c);
     }
+    h->mark[c] = 0;
+    rerank(h, c);
 }
 
 void memx_history_requeue(MemxHistory *h, uint32_t c)
@@ -208,21 +226,20 @@ void memx_history_requeue(MemxHistory *h, uint32_t c)
 
 void memx_history_touch(MemxHistory *h, uint32_t c)
 {
-    if (h->value[c] & MEMX_HISTORY_TOP) {
-        memx_history_requeue(h, c);
-    } else {
-        memx_history_set(h, c, h->value[c] | MEMX_HISTORY_TOP);
-    }
+    h->value[c] |= MEMX_HISTORY_TOP;
+    h->mark[c] |= KEPT;
+    rerank(h, c);
+    memx_history_requeue(h, c);
 }
 
 bool memx_history_enter(MemxHistory *h, uint32_t c)
 {
-    if (memx_history_rank(h, c) >= h->rank[MEMX_HISTORY_NEW]) {
-        memx_history_requeue(h, c);
-        return false;
-    }
-    memx_history_set(h, c, MEMX_HISTORY_NEW);
-    return true;
+    bool comes = !h->mark[c] && !memx_history_listed(h, c);
+
+    h->mark[c] |= FRESH;
+    rerank(h, c);
+    memx_history_requeue(h, c);
+    return comes;
 }
 
 void memx_history_move(MemxHistory *h, uint32_t c, unsigned queue)
@@ -240,7 +257,7 @@ void memx_history_move(MemxHistory *h, uint32_t c, unsigned queue)
 
 static uint32_t first_from(const MemxQueue *q, unsigned rank)
 {
-    for (unsigned i = rank / 64; i < MEMX_HISTORY_VALUES / 64; i++) {
+    for (unsigned i = rank / 64; i < MEMX_HISTORY_RANKS / 64; i++) {
         uint64_t word = q->nonempty[i];
 
         if (i == rank / 64) {
@@ -263,7 +280,7 @@ uint32_t memx_history_after(const MemxHistory *h, uint32_t c)
     if (h->next[c] != MEMX_CHUNK_NONE) {
         return h->next[c];
     }
-    return memx_history_rank(h, c) + 1 < MEMX_HISTORY_VALUES
+    return memx_history_rank(h, c) + 1 < MEMX_HISTORY_RANKS
            ? first_from(&h->queue[h->queue_of[c]],
                         memx_history_rank(h, c) + 1)
            : MEMX_CHUNK_NONE;

@@ -3,27 +3,40 @@
  *
  * History is S-memV's ageing (paper 004, section IV.B, Fig. 4): 8 bits per
  * chunk.  Each period shifts all of them right by one and sets the top bit of
- * what was touched in it, however often: so the bits tell in
- * which of the last 8 periods it was touched.  Both happen in one step for a chunk, at the end of
- * a period: what is touched all the time is never, not even for a moment, below
+ * what was touched in it, however often: so the bits tell in which of the last 8
+ * periods it was touched.  Both happen in one step for a chunk, at the end of a
+ * period: what is touched all the time is never, not even for a moment, below
  * what was touched just once.
+ *
+ * Beside it stands how *often* it was touched in some 32 periods, a moving mean:
+ * eight bits tell what is in use from what isn't, but not, of what is used now
+ * and then, which is used more.  Only the choice of victims knows of it; where
+ * nothing but faults tells (memx_history_touch()) it is none.
  *
  * Chunks with local pages stand in a *queue*, one per server and one for
  * those that have none yet: so that the chunks of a server that takes no pages
- * now are never in the way.  A queue is 256 lists, one for each value, each in
+ * now are never in the way.  A queue is 256 lists, one for each *rank*, each in
  * the order in which chunks came to it.  Its victim is the head of the lowest
  * list that isn't empty, found through a bitmap: no scan.
  *
- * The lists stand in the order of their *rank*: a period counts seven tenths of the
- * one after it.  By the value as a number it would count half: what was touched
- * in the last period but in none before would be worth more than what was
- * touched in all but the last, and most of what tells the frequently used from
- * the rest is not heard (tests/unit/test-ranking.c).  Would it count more, like
- * eight tenths, a working set that moves would be followed too slowly.
+ * The rank is the sum of both: of the history's bits, each worth seven tenths of
+ * that of the period after it, and of how often, worth ten periods for what is
+ * touched in all of them.  By the history as a number a period would be worth
+ * half of the one after it, and most of what tells the frequently used from the
+ * rest would not be heard (tests/unit/test-ranking.c simulates what this is good
+ * for).
+ *
+ * A chunk that comes in is *fresh* until the period ends: it ranks as if it had
+ * been touched in the period before, on top of what is known of it from before it
+ * left.  It was touched in this one, of course; but so is all of a scan, and the
+ * period's end will tell.
+ *
+ * What can't be taken now (pinned for DMA, or its server is away) ranks above
+ * all others until then, so that it isn't tried again and again.
  *
  * The end of a period is told for some chunks after the other (memx_history_
  * fold()), so that the lock needn't be held for all of them.  A chunk whose
- * value stays (all of the hottest and of the coldest) keeps its place.
+ * rank stays (all of the hottest and of the coldest) keeps its place.
  *
  * Plain data; the region's lock protects it.
  *
@@ -37,15 +50,16 @@
 
 #define MEMX_HISTORY_VALUES 256
 #define MEMX_HISTORY_TOP 0x80
-#define MEMX_HISTORY_NEW 0x40   /* came just now; see memx_history_enter() */
+#define MEMX_HISTORY_NEW 0x40   /* came just now, where values are told */
+#define MEMX_HISTORY_RANKS 256
 #define MEMX_CHUNK_NONE UINT32_MAX
 #define MEMX_QUEUES 17          /* unplaced, and 16 servers */
 #define MEMX_QUEUE_UNPLACED 0   /* server i: queue i + 1 */
 
 typedef struct MemxQueue { /* by rank */
-    uint32_t head[MEMX_HISTORY_VALUES];
-    uint32_t tail[MEMX_HISTORY_VALUES];
-    uint64_t nonempty[MEMX_HISTORY_VALUES / 64];
+    uint32_t head[MEMX_HISTORY_RANKS];
+    uint32_t tail[MEMX_HISTORY_RANKS];
+    uint64_t nonempty[MEMX_HISTORY_RANKS / 64];
 } MemxQueue;
 
 typedef struct MemxHistory {
@@ -54,8 +68,11 @@ typedef struct MemxHistory {
     uint32_t *next;     /* MEMX_CHUNK_NONE at the end */
     uint32_t *prev;     /* itself: not listed; MEMX_CHUNK_NONE: the head */
     uint8_t *queue_of;
+    uint8_t *rank;
+    uint16_t *often;    /* UINT16_MAX: in each period */
+    uint8_t *mark;      /* since the last period's end: see history.c */
     MemxQueue queue[MEMX_QUEUES];
-    uint8_t rank[MEMX_HISTORY_VALUES]; /* of a value; no two have the same */
+    uint32_t worth[MEMX_HISTORY_VALUES]; /* of a value */
     uint32_t n_listed;
     uint32_t period;    /* the caller counts them */
 } MemxHistory;
@@ -64,16 +81,16 @@ bool memx_history_init(MemxHistory *history, uint32_t n_chunks);
 void memx_history_destroy(MemxHistory *history);
 uint64_t memx_history_bytes(const MemxHistory *history);
 
-/* An access: sets the top bit; the chunk comes last among its equals.  O(1). */
+/* An access that is known of now, or a chunk that can't be taken: sets the top
+ * bit, and all others are colder until the period ends.  O(1). */
 void memx_history_touch(MemxHistory *history, uint32_t chunk);
 /*
- * A chunk comes in: it is worth as much as one that was last touched a period
- * ago, until the period's end tells more; last among its equals.  Were it worth
- * more, a scan over everything would drive out what missed one period only.
- * False: it is worth that much or more already.  O(1).
+ * Pages of a chunk come in: it is fresh, and last among its equals.  False: it
+ * is here already, or on its way.  O(1).
  */
 bool memx_history_enter(MemxHistory *history, uint32_t chunk);
-/* Sets a value that came from elsewhere (a migration). */
+/* Sets a value that came from elsewhere (a migration).  How often it doesn't
+ * tell; that shows before the value is forgotten. */
 void memx_history_set(MemxHistory *history, uint32_t chunk, uint8_t value);
 /* The end of a period, for @n chunks from @first on: bit i of @touched says
  * whether chunk first + i was touched in it; NULL: none was.  Those of @left
@@ -98,7 +115,13 @@ static inline bool memx_history_listed(const MemxHistory *h, uint32_t chunk)
 /* The lower, the colder. */
 static inline unsigned memx_history_rank(const MemxHistory *h, uint32_t chunk)
 {
-    return h->rank[h->value[chunk]];
+    return h->rank[chunk];
+}
+
+/* Its value; what came in just now is not as cold as it was. */
+static inline uint8_t memx_history_value(const MemxHistory *h, uint32_t chunk)
+{
+    return h->value[chunk] | (h->mark[chunk] ? MEMX_HISTORY_NEW : 0);
 }
 
 /* The coldest chunk listed in a queue, or MEMX_CHUNK_NONE.  O(1). */

@@ -87,11 +87,24 @@ static bool came_back_empty(MemxRegion *r, MemxServer *s)
     return !lost;
 }
 
+/* The other side has the VM.  That is also so when the same server no longer
+ * has what it offered: who took it back has closed it meanwhile (or an
+ * administrator has dropped it, by force). */
+static bool is_theirs_locked(const MemxRegion *r, const MemxServer *s,
+                             const MemxPeerInfo *info)
+{
+    return info->protocol_error == MEMX_ERR_EPOCH ||
+           (info->protocol_error == MEMX_ERR_NO_SPACE &&
+            r->side == MEMX_SIDE_HEIR &&
+            !memcmp(info->instance, s->instance, sizeof(s->instance)));
+}
+
 static MemxChannel *connect_lane(MemxRegion *r, MemxServer *s, MemxLane lane,
                                  MemxPeerInfo *info, GError **error)
 {
     MemxOpen open = s->open;
     MemxChannel *channel;
+    bool theirs;
 
     g_mutex_lock(&r->lock);
     memx_handover_open_locked(r, s, &open);
@@ -99,12 +112,13 @@ static MemxChannel *connect_lane(MemxRegion *r, MemxServer *s, MemxLane lane,
     open.lane = lane;
     channel = memx_peer_connect(s->peer, &open, CONNECT_MS, s->link.wake_fd,
                                 info, error);
-    if (!channel && info->protocol_error == MEMX_ERR_EPOCH) {
-        g_mutex_lock(&r->lock);
+    g_mutex_lock(&r->lock);
+    theirs = !channel && is_theirs_locked(r, s, info);
+    if (theirs) {
         memx_handover_fenced_locked(r);
-        g_mutex_unlock(&r->lock);
     }
-    if (!channel && info->protocol_error == MEMX_ERR_NO_SPACE &&
+    g_mutex_unlock(&r->lock);
+    if (!channel && !theirs && info->protocol_error == MEMX_ERR_NO_SPACE &&
         lane == MEMX_LANE_ORDERED && came_back_empty(r, s)) {
         open.flags = MEMX_OPEN_CREATE;
         g_mutex_lock(&r->lock);
@@ -228,7 +242,10 @@ static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
         health = MEMX_SERVER_UP;
     }
     back = health != MEMX_SERVER_EMPTY && s->health == MEMX_SERVER_EMPTY;
-    s->health = health;
+    if (health != s->health) {
+        s->health = health;
+        memx_changed_locked(r);
+    }
     if (health == MEMX_SERVER_UP && s->lost) {
         s->lost = false;
         memx_event_post_locked(r, MEMX_EVENT_SERVER_BACK, s->index);

@@ -200,6 +200,12 @@ MEMX_API void memx_region_pause_tracking(MemxRegion *region, bool pause);
 /* After a pause: when it returns, all that was away is back.  Of several that
  * are paused first, this takes as long as the slowest. */
 MEMX_API void memx_region_await_paused(MemxRegion *region);
+/* Has the tracker look at all local memory now: a split is about to ask for the
+ * history, and a period may be many seconds.
+ * Ends no period, and doesn't wait; memx_region_has_looked() tells when it is
+ * done.  To be called when nothing is paused; a pause ends it. */
+MEMX_API void memx_region_look(MemxRegion *region);
+MEMX_API bool memx_region_has_looked(MemxRegion *region);
 
 #define MEMX_LATENCY_BUCKETS 24
 #define MEMX_SERVERS_MAX 16
@@ -429,6 +435,9 @@ MEMX_API bool memx_tracker_set(MemxTracker *tracker, unsigned period_ms,
 /* As memx_region_pause_tracking(), memx_region_await_paused(). */
 MEMX_API void memx_tracker_pause(MemxTracker *tracker, bool pause);
 MEMX_API void memx_tracker_await_paused(MemxTracker *tracker);
+/* As memx_region_look(), memx_region_has_looked(). */
+MEMX_API void memx_tracker_look(MemxTracker *tracker);
+MEMX_API bool memx_tracker_has_looked(MemxTracker *tracker);
 /* Memory of a range is being given back (MADV_DONTNEED): to be called before;
  * what of it is away as a sample goes, too. */
 MEMX_API void memx_tracker_discard(MemxTracker *tracker, unsigned range,

@@ -288,8 +288,8 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
  * kept for faults. */
 static bool due(MemxRegion *r, uint64_t g, bool first)
 {
-    bool hot = r->history.value[memx_chunk_of_group(&r->table, g)] >=
-               MEMX_HISTORY_NEW;
+    uint32_t c = memx_chunk_of_group(&r->table, g);
+    bool hot = memx_history_value(&r->history, c) >= MEMX_HISTORY_NEW;
 
     return r->home ? hot || !first
            : hot && memx_free_pages(r) >= r->high + 2 * MEMX_GROUP_PAGES;

@@ -131,7 +131,7 @@ static void decide_locked(MemxRegion *r, MemxSplitOut *out)
     for (uint32_t c = 0; c < n_chunks; c++) {
         uint64_t here = pages_here(r, out, c);
 
-        value[c] = here ? MAX(1, r->history.value[c]) : 0;
+        value[c] = here ? MAX(1, memx_history_value(&r->history, c)) : 0;
         n_pages += here;
         n_used += !!here;
     }
@@ -339,8 +339,19 @@ static bool drops_locked(MemxRegion *r)
     return false;
 }
 
+/* Its answer may be there already, but hasn't been noticed yet. */
+static bool stalled_locked(MemxRegion *r)
+{
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (r->server[i].health == MEMX_SERVER_STALLED) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A cancelled split ends when its last push was answered, a move when what was
- * copied in vain is dropped. */
+ * copied in vain is dropped.  Then servers that were slow with that are up. */
 static bool await_last(MemxRegion *r, GError **error)
 {
     int64_t end = g_get_monotonic_time() + ENDING_MS * 1000ll;
@@ -349,7 +360,8 @@ static bool await_last(MemxRegion *r, GError **error)
     g_mutex_lock(&r->lock);
     r->rebalance = false; /* what is under way ends */
     r->n_waiting++;
-    while (((r->out && r->out->ending) || r->n_moves || drops_locked(r)) &&
+    while (((r->out && r->out->ending) || r->n_moves || drops_locked(r) ||
+            stalled_locked(r)) &&
            g_cond_wait_until(&r->changed, &r->lock, end)) {
         ;
     }

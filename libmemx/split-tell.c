@@ -95,8 +95,8 @@ static bool add_locked(MemxRegion *r, MemxSplitWriter *writer, uint32_t c)
     uint64_t g = memx_group_of_chunk(t, c), end = memx_group_end(t, c);
 
     if (!memx_split_writer_add(writer, told_index(r, t->chunk[c].server),
-                               r->history.value[c], r->out->handed + g,
-                               r->out->main + g, end - g,
+                               memx_history_value(&r->history, c),
+                               r->out->handed + g, r->out->main + g, end - g,
                                memx_group_mask(t, end - 1))) {
         return false;
     }

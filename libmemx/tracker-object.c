@@ -58,7 +58,7 @@ static void object_age(void *opaque, const MemxSlice *slice, bool looked,
             found->touched_groups += slice->touched[g] != 0;
         }
         if (known) {
-            *value = *value >> 1 | touched << 7;
+            *value = *value >> !slice->out_of_turn | touched << 7;
             found->looked_chunks++;
             found->touched_chunks += touched;
         }
@@ -200,6 +200,16 @@ void memx_tracker_pause(MemxTracker *t, bool pause)
 void memx_tracker_await_paused(MemxTracker *t)
 {
     memx_ager_await_paused(t->ager);
+}
+
+void memx_tracker_look(MemxTracker *t)
+{
+    memx_ager_ask(t->ager);
+}
+
+bool memx_tracker_has_looked(MemxTracker *t)
+{
+    return memx_ager_has_looked(t->ager);
 }
 
 void memx_tracker_discard(MemxTracker *t, unsigned range, uint64_t offset,

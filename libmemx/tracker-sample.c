@@ -42,9 +42,11 @@
 #define TICK_MS 20          /* looks whether it must stand still */
 #define RETRY_MS 1
 #define MOVES_MAX 100u      /* refused, then it is copied */
+#define FAULT_NS 20000ull   /* of CPUs, for one: the guest's and ours */
 
 typedef struct Sample {
     MemxRegion *region;
+    uint64_t faults;        /* that have been counted */
     unsigned refused;       /* times that something couldn't be given back */
     unsigned n;
     MemxSlot *slot[SLOTS_MAX]; /* away */
@@ -305,14 +307,42 @@ static void give_all_back(Sample *t, MemxSlice *slice)
     }
 }
 
-static uint64_t sampled_faults(MemxRegion *r)
+/* What its faults cost is its, too; it is waited for when nothing is away. */
+static void charge_faults(Sample *t, MemxSlice *slice)
 {
     uint64_t n;
 
-    g_mutex_lock(&r->lock);
-    n = r->count.sampled;
-    g_mutex_unlock(&r->lock);
-    return n;
+    g_mutex_lock(&t->region->lock);
+    n = t->region->count.sampled;
+    g_mutex_unlock(&t->region->lock);
+    slice->faults += n - t->faults;
+    memx_pace_charge(slice->pace, (n - t->faults) * FAULT_NS);
+    t->faults = n;
+}
+
+/* A dwell that had to end early tells only what was missed. */
+static void note_unknown(Sample *t, MemxSlice *slice)
+{
+    uint64_t chunks[MEMX_SLICE_WORDS] = { 0 };
+
+    note_missed(t, slice, chunks);
+    for (unsigned i = 0; i < t->n; i++) {
+        uint64_t g = t->slot[i]->group - slice->first_group;
+
+        if (!slice->touched[g]) {
+            slice->skipped[g / 64] |= 1ull << g % 64;
+        }
+    }
+}
+
+static void end_dwell(Sample *t, MemxSlice *slice, int wake_fd, uint64_t ns)
+{
+    dwell(t, slice, wake_fd, ns);
+    if (stand_still(t->region)) {
+        note_unknown(t, slice);
+    }
+    give_all_back(t, slice);
+    charge_faults(t, slice);
 }
 
 static void sample_harvest(void *opaque, MemxSlice *slice, int wake_fd,
@@ -321,7 +351,7 @@ static void sample_harvest(void *opaque, MemxSlice *slice, int wake_fd,
     Sample *t = opaque;
     MemxRegion *r = t->region;
     unsigned n_slots = r->staging.n_samples, groups = 0;
-    uint64_t faults = sampled_faults(r), each;
+    uint64_t each;
 
     for (unsigned i = 0; i < slice->n_groups; i++) {
         groups += memx_slice_wanted(slice, i);
@@ -337,13 +367,11 @@ static void sample_harvest(void *opaque, MemxSlice *slice, int wake_fd,
         }
         rest(t, slice, wake_fd);
         if (t->n == n_slots) {
-            dwell(t, slice, wake_fd, each);
-            give_all_back(t, slice);
+            end_dwell(t, slice, wake_fd, each);
+            memx_pace(slice->pace);
         }
     }
-    dwell(t, slice, wake_fd, each);
-    give_all_back(t, slice);
-    slice->faults += sampled_faults(r) - faults;
+    end_dwell(t, slice, wake_fd, each);
 }
 
 /* Nothing is away between two slices. */
@@ -357,6 +385,7 @@ const MemxTrackerOps memx_tracker_sample = {
     .regions = true,
     .serial = true,
     .waits = true,
+    .fault_ns = FAULT_NS,
     .open = sample_open,
     .harvest = sample_harvest,
     .close = sample_close,

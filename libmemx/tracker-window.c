@@ -135,19 +135,54 @@ static bool map_staging(Windows *t, GError **error)
     return memx_uffd_register(t->uffd, t->staging, bytes, error);
 }
 
+/*
+ * Moves a window, or the first @bytes of one; what can't be moved stays.  False:
+ * that is all of it.  @must: all of it has to go; of what the kernel refuses to
+ * move (somebody has pinned it) a copy does, since nobody writes to it there.
+ *
+ * What is refused as a whole may be a huge page that somebody holds.  It isn't
+ * tried in parts: Linux 6.12 would try to split it for as long as it is held,
+ * in the kernel, with the lock of all mappings.
+ */
+static bool move_window(Windows *t, uint8_t *to, uint8_t *from,
+                        uint64_t bytes, bool must)
+{
+    unsigned refused = 0;
+    uint64_t at = 0;
+
+    while (at < bytes) {
+        ssize_t done = memx_uffd_move_sure(t->uffd, t->pagemap_fd, to + at,
+                                           from + at, bytes - at,
+                                           MEMX_MOVE_ALLOW_HOLES |
+                                           MEMX_MOVE_DONTWAKE);
+
+        if (!must && !at && done <= 0) {
+            return false;
+        }
+        if (must && done <= 0 && done != -EEXIST && done != -ENOENT) {
+            if (refused++ < MOVES_MAX ||
+                memx_uffd_copy(t->uffd, to + at, from + at, MEMX_PAGE_BYTES,
+                               MEMX_MOVE_DONTWAKE) <= 0) {
+                poll(NULL, 0, RETRY_MS); /* somebody is busy with it */
+                continue;
+            }
+            madvise(from + at, MEMX_PAGE_BYTES, MADV_DONTNEED);
+        }
+        at += done > 0 ? done : MEMX_PAGE_BYTES;
+    }
+    return true;
+}
+
 /* The kernel registers shared memory, too, but doesn't move it. */
 static bool check_kind(Windows *t, const MemxRange *range, GError **error)
 {
     ssize_t done = memx_uffd_move_sure(t->uffd, t->pagemap_fd, t->staging,
-                                       range->base, MEMX_PAGE_BYTES,
+                                       range->base,
+                                       MIN(range->bytes, WINDOW_BYTES),
                                        MEMX_MOVE_ALLOW_HOLES);
-    ssize_t back = done > 0 ? -EAGAIN : 0;
 
-    while (back == -EAGAIN || back == -EBUSY) {
-        poll(NULL, 0, RETRY_MS);
-        back = memx_uffd_move_sure(t->uffd, t->pagemap_fd, range->base,
-                                   t->staging, MEMX_PAGE_BYTES,
-                                   MEMX_MOVE_ALLOW_HOLES);
+    if (done > 0) {
+        move_window(t, range->base, t->staging, done, true);
     }
     if (done == -EINVAL) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
@@ -199,36 +234,6 @@ static void *window_open(const MemxWatch *watch, GError **error)
         return NULL;
     }
     return t;
-}
-
-/* Moves a window; what can't be moved stays.  @must: all of it has to go; of
- * what the kernel refuses to move (somebody has pinned it) a copy does, since
- * nobody writes to it there. */
-static bool move_window(Windows *t, uint8_t *to, uint8_t *from, bool must)
-{
-    unsigned refused = 0;
-    uint64_t at = 0;
-    bool any = false;
-
-    while (at < WINDOW_BYTES) {
-        ssize_t done = memx_uffd_move_sure(t->uffd, t->pagemap_fd, to + at,
-                                           from + at, WINDOW_BYTES - at,
-                                           MEMX_MOVE_ALLOW_HOLES |
-                                           MEMX_MOVE_DONTWAKE);
-
-        if (must && done <= 0 && done != -EEXIST && done != -ENOENT) {
-            if (refused++ < MOVES_MAX ||
-                memx_uffd_copy(t->uffd, to + at, from + at, MEMX_PAGE_BYTES,
-                               MEMX_MOVE_DONTWAKE) <= 0) {
-                poll(NULL, 0, RETRY_MS); /* somebody is busy with it */
-                continue;
-            }
-            madvise(from + at, MEMX_PAGE_BYTES, MADV_DONTNEED);
-        }
-        any |= done > 0;
-        at += done > 0 ? done : MEMX_PAGE_BYTES;
-    }
-    return any;
 }
 
 /* Its pages are where they belong.  If the kernel can't part it from what is
@@ -297,7 +302,7 @@ static void take(Windows *t, MemxSlice *slice, unsigned page)
         return; /* it has become somebody else's */
     }
     g_mutex_lock(&t->lock);
-    if (move_window(t, w->staging, hva, false)) {
+    if (move_window(t, w->staging, hva, WINDOW_BYTES, false)) {
         t->n++;
         t->n_away++;
     } else {
@@ -320,7 +325,7 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
         return;
     }
     g_mutex_lock(&t->lock);
-    move_window(t, w->hva, w->staging, true);
+    move_window(t, w->hva, w->staging, WINDOW_BYTES, true);
     let_go(t, w->hva);
     w->hva = NULL;
     t->n_away--;

@@ -28,12 +28,13 @@
 typedef struct MemxPace MemxPace;
 
 typedef struct MemxSlice {
-    const MemxPace *pace;           /* see memx_pace() */
+    MemxPace *pace;                 /* see memx_pace() */
     unsigned range;
     uint64_t first_group;           /* of the range */
     unsigned n_groups;
     uint64_t wanted[MEMX_SLICE_WORDS_MAX]; /* a bit a group: look at these */
     unsigned arm_pages;             /* of a group; see MemxTrackerOps */
+    bool out_of_turn;               /* ends no period */
     /* The answer. */
     uint64_t touched[MEMX_SLICE_GROUPS_MAX]; /* a bit a page */
     uint64_t skipped[MEMX_SLICE_WORDS_MAX]; /* groups of which nothing is known */
@@ -58,6 +59,8 @@ typedef struct MemxTrackerOps {
     bool large_slices;  /* as large as can be */
     bool waits;         /* harvest() may take long without using a CPU */
     bool blurred;       /* doesn't tell single pages from their neighbours */
+    uint64_t fault_ns;  /* of a CPU, for each of its faults; 0: as one that the
+                           kernel serves alone */
     bool moved_is_idle; /* a page that was MOVEd in counts as touched only when
                            it was */
     /* NULL and @error: the reason why it can't. */
@@ -107,6 +110,8 @@ bool memx_tracker_check(unsigned period_ms, unsigned cpu_percent,
 void memx_pace(const MemxPace *pace);
 /* How long that would be, for one who has something to wait for meanwhile. */
 uint64_t memx_pace_ns(const MemxPace *pace);
+/* What it cost others counts as its own. */
+void memx_pace_charge(MemxPace *pace, uint64_t ns);
 
 /* The pages [first, first + n) of a slice's answer. */
 void memx_slice_set(MemxSlice *slice, uint64_t first, uint64_t n);

@@ -392,7 +392,8 @@ static void sample_rates_locked(MsServer *server, int64_t now_us)
 }
 
 /* A space orphaned for longer than the administrator allows, or NULL.  While
- * there was no server nobody could come for it. */
+ * there was no server nobody could come for it.  One that is offered says who
+ * may run the VM: it stays. */
 static MsSpace *find_expired_locked(MsServer *server, int64_t now_us)
 {
     int64_t now_s = g_get_real_time() / G_USEC_PER_SEC;
@@ -410,6 +411,7 @@ static MsSpace *find_expired_locked(MsServer *server, int64_t now_us)
         int64_t orphaned_s = atomic_load(&space->record->orphaned_s);
 
         if (orphaned_s && now_s - orphaned_s >= server->orphan_timeout_s &&
+            ms_space_owner(space)->offer_state == MS_OFFER_NONE &&
             !space->ending && !ms_lanes_any_locked(space)) {
             return space;
         }

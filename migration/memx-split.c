@@ -65,19 +65,22 @@ void memx_split_set_phase(MemxSplitPhase phase)
     memx_split_send_phase(phase, memx_split.session);
 }
 
-bool memx_split_unwanted(Error **errp)
+static bool is_cancelled(Error **errp)
 {
     MigrationState *s = migrate_get_current();
 
-    if (s->state == MIGRATION_STATUS_CANCELLING ||
-        s->state == MIGRATION_STATUS_CANCELLED) {
-        error_setg(errp, "the migration was cancelled");
-        return true;
+    if (s->state != MIGRATION_STATUS_CANCELLING &&
+        s->state != MIGRATION_STATUS_CANCELLED) {
+        return false;
     }
-    if (qatomic_read(&yanked)) {
-        error_setg(errp, "the migration was yanked");
-        return true;
-    }
+    error_setg(errp, "the migration was cancelled");
+    return true;
+}
+
+static bool is_broken(Error **errp)
+{
+    MigrationState *s = migrate_get_current();
+
     WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
         if (s->error) {
             error_propagate(errp, error_copy(s->error));
@@ -91,6 +94,33 @@ bool memx_split_unwanted(Error **errp)
         return true;
     }
     return false;
+}
+
+bool memx_split_unwanted(Error **errp)
+{
+    Error *err = NULL;
+
+    if (is_cancelled(errp)) {
+        return true;
+    }
+    if (qatomic_read(&yanked)) {
+        error_setg(errp, "the migration was yanked");
+        return true;
+    }
+    if (!is_broken(&err)) {
+        return false;
+    }
+    if (!bql_locked()) {
+        /* migration_cancel() breaks it before it says that it cancels. */
+        bql_lock();
+        bql_unlock();
+    }
+    if (is_cancelled(errp)) {
+        error_free(err);
+    } else {
+        error_propagate(errp, err);
+    }
+    return true;
 }
 
 bool memx_split_uses(const MemxRegion *region)
@@ -237,6 +267,33 @@ static bool connect_blocks(Error **errp)
     return true;
 }
 
+static bool has_looked(void)
+{
+    BQL_LOCK_GUARD();
+    return memx_tracking_has_looked();
+}
+
+/* Trackers look once more: their last period's end may be long ago. */
+static bool last_look(int64_t end, Error **errp)
+{
+    bool ok = true;
+
+    bql_lock();
+    memx_tracking_look_begin();
+    bql_unlock();
+    if (!has_looked()) {
+        memx_split_set_phase(MEMX_SPLIT_PHASE_WARM_UP);
+    }
+    while (ok && !has_looked() && g_get_monotonic_time() < end) {
+        g_usleep(MEMX_POLL_MS * 1000);
+        ok = !memx_split_unwanted(errp);
+    }
+    bql_lock();
+    memx_tracking_look_end();
+    bql_unlock();
+    return ok;
+}
+
 /* One period of those that need it; the first one is for forgetting. */
 static void warm_up_period(bool first)
 {
@@ -277,10 +334,10 @@ static bool need_warm_up(void)
     return any;
 }
 
-static bool warm_up(Error **errp)
+static bool warm_up(int64_t end, Error **errp)
 {
     int64_t next = g_get_monotonic_time();
-    unsigned i, n = memx_split.warm_up_s * PERIODS_PER_S;
+    unsigned i, n = MAX(end - next, 0) * PERIODS_PER_S / G_USEC_PER_SEC;
 
     if (!need_warm_up() || !n) {
         return true;
@@ -297,6 +354,16 @@ static bool warm_up(Error **errp)
         }
     }
     return true;
+}
+
+/* What is hot, in split-warm-up seconds at most. */
+static bool learn(Error **errp)
+{
+    int64_t end = g_get_monotonic_time() +
+                  memx_split.warm_up_s * (int64_t)G_USEC_PER_SEC;
+
+    return (!memx_split.warm_up_s || last_look(end, errp)) &&
+           warm_up(end, errp);
 }
 
 /* The stream need not send these pages; what is dirtied later is dirty. */
@@ -347,7 +414,7 @@ bool memx_split_start(Error **errp)
     }
     memx_split_set_phase(MEMX_SPLIT_PHASE_CONNECT);
     if (wait_accepted(&err) && wait_ended(&err) && connect_blocks(&err) &&
-        memx_split_move(&err) && warm_up(&err) && begin_blocks(&err)) {
+        memx_split_move(&err) && learn(&err) && begin_blocks(&err)) {
         qatomic_set(&memx_split_active, true);
         memx_split_set_phase(MEMX_SPLIT_PHASE_TRANSFER);
         return true;

@@ -214,6 +214,30 @@ void memx_tracker_await_all_paused(void)
     }
 }
 
+void memx_tracker_look_all(void)
+{
+    TrackedBlock *block;
+
+    if (the_tracker) {
+        QTAILQ_FOREACH(block, &the_tracker->blocks, next) {
+            memx_tracker_look(block->tracker);
+        }
+    }
+}
+
+bool memx_tracker_have_all_looked(void)
+{
+    TrackedBlock *block;
+    bool yes = true;
+
+    if (the_tracker) {
+        QTAILQ_FOREACH(block, &the_tracker->blocks, next) {
+            yes = yes && memx_tracker_has_looked(block->tracker);
+        }
+    }
+    return yes;
+}
+
 /* Without the BQL it is no balloon, and nothing that is tracked. */
 void memx_tracker_discard_range(const void *host, uint64_t offset,
                                 uint64_t bytes)

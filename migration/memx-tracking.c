@@ -255,10 +255,8 @@ MemxTrackingInfo *memx_tracking_info(const MemxTrackerStats *s)
 
 /* --- migration --------------------------------------------------------- */
 
-static int migration_changed(NotifierWithReturn *n, MigrationEvent *e,
-                             Error **errp)
+static void pause_all(bool pause)
 {
-    bool pause = e->type == MIG_EVENT_PRECOPY_SETUP;
     MemxBackend *b;
 
     memx_tracker_pause_all(pause);
@@ -272,7 +270,42 @@ static int migration_changed(NotifierWithReturn *n, MigrationEvent *e,
             memx_region_await_paused(b->region);
         }
     }
+}
+
+static int migration_changed(NotifierWithReturn *n, MigrationEvent *e,
+                             Error **errp)
+{
+    pause_all(e->type == MIG_EVENT_PRECOPY_SETUP);
     return 0;
+}
+
+void memx_tracking_look_begin(void)
+{
+    MemxBackend *b;
+
+    pause_all(false);
+    memx_tracker_look_all();
+    QEMU_LOCK_GUARD(&memx_backends_lock);
+    QTAILQ_FOREACH(b, &memx_backends, next) {
+        memx_region_look(b->region);
+    }
+}
+
+bool memx_tracking_has_looked(void)
+{
+    bool yes = memx_tracker_have_all_looked();
+    MemxBackend *b;
+
+    QEMU_LOCK_GUARD(&memx_backends_lock);
+    QTAILQ_FOREACH(b, &memx_backends, next) {
+        yes = yes && memx_region_has_looked(b->region);
+    }
+    return yes;
+}
+
+void memx_tracking_look_end(void)
+{
+    pause_all(true);
 }
 
 void memx_tracking_watch_migration(void)

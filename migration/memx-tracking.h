@@ -49,9 +49,20 @@ MemxTrackingInfo *memx_tracking_info(const MemxTrackerStats *stats);
  * of memory that rwp watches for writes. */
 void memx_tracking_watch_migration(void);
 
+/*
+ * But once, before a split asks for the history: what was touched since the
+ * last period's end counts, too.  From _begin() to _end(), all under the BQL,
+ * trackers look.  Under KVM what rwp looks at may be sent twice.
+ */
+void memx_tracking_look_begin(void);
+bool memx_tracking_has_looked(void);
+void memx_tracking_look_end(void);
+
 /* memx-tracker.c */
 void memx_tracker_pause_all(bool pause);
 void memx_tracker_await_all_paused(void);
+void memx_tracker_look_all(void);
+bool memx_tracker_have_all_looked(void);
 /* A block at @host is about to give up pages. */
 void memx_tracker_discard_range(const void *host, uint64_t offset,
                                 uint64_t bytes);

@@ -10,6 +10,7 @@
 #include <sys/vfs.h>
 
 #define PROGRAM_DEADLINE_S 60
+#define EMULATED_DEADLINE_S 360 /* in a host of the lab */
 #define LONG_ENOUGH_S 10
 #define FAULT_DEADLINE_MS 10000
 
@@ -29,7 +30,7 @@ static void on_alarm(int sig)
 __attribute__((constructor)) static void set_deadline(void)
 {
     signal(SIGALRM, on_alarm);
-    alarm(PROGRAM_DEADLINE_S);
+    alarm(g_getenv("LAB_HOST") ? EMULATED_DEADLINE_S : PROGRAM_DEADLINE_S);
     began_us = g_get_monotonic_time();
 }
 

@@ -60,7 +60,7 @@ static void test_server_killed(void)
     memx_server_start(server, "");
     wait_event(vm, "MEMX_SERVER_EMPTY", server->address);
     assert_state(vm, "empty");
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -97,7 +97,7 @@ static void test_stall_and_resume(void)
     qtest_qmp_eventwait(vm, "RESUME");
     memx_wait_status(vm, "running");
     memx_verify(vm, MIB, 64 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -122,7 +122,7 @@ static void test_stall_and_user_stop(void)
     qtest_qmp_assert_success(vm, "{ 'execute': 'cont' }");
     memx_wait_status(vm, "running");
     memx_verify(vm, MIB, 64 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -152,7 +152,7 @@ static void test_out_of_band(void)
     g_assert_true(qdict_haskey(response, "return"));
     qobject_unref(response);
     memx_verify(vm, MIB, 64 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -179,7 +179,7 @@ static void test_abandon(const void *how)
     }
     qtest_set_expected_status(vm, EXIT_FAILURE);
     qtest_wait_qemu(vm);
-    qtest_quit(vm);
+    memx_quit(vm);
     g_assert_true(g_file_get_contents(log, &said, NULL, NULL));
     g_assert_nonnull(strstr(said, "'pc.ram' is given up"));
     g_assert_nonnull(strstr(said, server->address));
@@ -200,7 +200,7 @@ static void test_info(void)
     if (g_test_verbose()) {
         g_test_message("%s", text);
     }
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -212,7 +212,7 @@ static void test_none(void)
     memx_assert_none(vm);
     memx_assert_error(vm, "no memory-backend-memx",
                       "{ 'execute': 'memx-abandon' }");
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 void memx_add_failure_tests(void)

@@ -12,6 +12,8 @@
 #include "memx-helpers.h"
 
 #define PAGE 4096u
+#define PAGE_WORDS (PAGE / sizeof(uint64_t))
+#define RUN 16u                 /* pages that are written at once */
 
 static char *tmp_dir;
 
@@ -234,6 +236,15 @@ QTestState *memx_vm(const MemxServer *server, const char *size,
     return memx_plain_vm(all);
 }
 
+void memx_quit(QTestState *vm)
+{
+    if (qtest_probe_child(vm)) {
+        kill(qtest_pid(vm), SIGTERM);
+        memx_wait_until(!qtest_probe_child(vm));
+    }
+    qtest_quit(vm);
+}
+
 static QDict *find_backend(QDict *response, const char *id)
 {
     QList *list = qdict_get_qlist(response, "return");
@@ -368,13 +379,18 @@ void memx_wait_status(QTestState *vm, const char *status)
 
 /* --- guest memory ------------------------------------------------------ */
 
+/* The upper half of each word is splitmix64's, the lower one says where it
+ * is. */
 static void pattern(uint64_t address, unsigned seed, uint64_t *words)
 {
-    g_autoptr(GRand) rand = g_rand_new_with_seed(address / PAGE * 31 + seed);
+    uint64_t state = address / PAGE * 31 + seed, x;
     unsigned i;
 
-    for (i = 0; i < PAGE / sizeof(*words); i++) {
-        words[i] = (uint64_t)g_rand_int(rand) << 32 | address | i;
+    for (i = 0; i < PAGE_WORDS; i++) {
+        x = state += 0x9e3779b97f4a7c15ull;
+        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+        x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+        words[i] = x >> 32 << 32 | address | i;
     }
 }
 
@@ -385,14 +401,19 @@ static bool is_hole(uint64_t address)
 
 void memx_fill(QTestState *vm, uint64_t from, uint64_t to, unsigned seed)
 {
-    uint64_t words[PAGE / sizeof(uint64_t)];
-    uint64_t address;
+    uint64_t words[RUN * PAGE_WORDS];
+    uint64_t address = from;
+    unsigned n;
 
-    for (address = from; address < to; address += PAGE) {
-        if (!is_hole(address)) {
-            pattern(address, seed, words);
-            qtest_bufwrite(vm, address, words, PAGE);
+    while (address < to) {
+        for (n = 0; n < RUN && address + n * PAGE < to &&
+             !is_hole(address + n * PAGE); n++) {
+            pattern(address + n * PAGE, seed, words + n * PAGE_WORDS);
         }
+        if (n) {
+            qtest_bufwrite(vm, address, words, n * PAGE);
+        }
+        address += MAX(n, 1) * PAGE;
     }
 }
 
@@ -400,7 +421,7 @@ void memx_fill(QTestState *vm, uint64_t from, uint64_t to, unsigned seed)
  * to the number of pages visits each of them once. */
 void memx_verify(QTestState *vm, uint64_t from, uint64_t to, unsigned seed)
 {
-    uint64_t expected[PAGE / sizeof(uint64_t)], found[ARRAY_SIZE(expected)];
+    uint64_t expected[PAGE_WORDS], found[PAGE_WORDS];
     uint64_t pages = (to - from) / PAGE, i, at = 0;
     uint64_t stride = pages % 7919 ? 7919 : 7907;   /* primes */
 

@@ -49,6 +49,9 @@ QTestState *memx_vm(const MemxServer *server, const char *size,
 /* A VM without any memx RAM, otherwise the same. */
 QTestState *memx_plain_vm(const char *args);
 
+/* As qtest_quit(), which looks ten times a second whether QEMU has ended. */
+void memx_quit(QTestState *vm);
+
 /* query-memx: the entry of @id; free it with qobject_unref(). */
 QDict *memx_query(QTestState *vm, const char *id);
 uint64_t memx_query_number(QTestState *vm, const char *id, const char *path);

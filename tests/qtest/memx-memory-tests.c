@@ -40,7 +40,7 @@ static void test_eviction(const void *keep_copies)
                      100 * MIB);
     g_assert_cmpuint(memx_query_number(vm, "pc.ram", "faults.remote"), >, 0);
     g_assert_cmpuint(memx_query_number(vm, "pc.ram", "paging.evicted"), >, 0);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -68,7 +68,7 @@ static void test_local_size(void)
     g_assert_cmpuint(memx_query_number(vm, "pc.ram", "local"), >, 96 * MIB);
     set_local_size(vm, 32 * MIB);
     memx_verify(vm, 0, 128 * MIB, 2);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -91,7 +91,7 @@ static void test_bad_local_size(void)
     assert_local_size_error(vm, 256 * MIB);
     /* The server is too small for it. */
     assert_local_size_error(vm, 16 * MIB);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -143,7 +143,7 @@ static void test_dimm(void)
             "{ 'execute': 'object-del', 'arguments': { 'id': 'm0' } }");
         memx_assert_none(vm);
     }
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -266,7 +266,7 @@ static void test_give_back(const void *how)
     memx_fill(vm, GIVEN_FROM, GIVEN_FROM + GIVEN_BYTES, 2);
     memx_fill(vm, 96 * MIB, 128 * MIB, 2);
     memx_verify(vm, GIVEN_FROM, GIVEN_FROM + GIVEN_BYTES, 2);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -320,8 +320,8 @@ static void test_migrate(const void *to)
         g_assert_cmpuint(memx_query_number(dest, "pc.ram", "local"), <=,
                          LOCAL_MAX(16 * MIB));
     }
-    qtest_quit(from);
-    qtest_quit(dest);
+    memx_quit(from);
+    memx_quit(dest);
     memx_server_free(server);
 }
 

@@ -338,6 +338,17 @@ void memx_proxy_wait_held(MemxProxy *p, MemxProxyWay way)
     g_mutex_unlock(&p->lock);
 }
 
+void memx_proxy_wait_any_held(MemxProxy *p)
+{
+    gint64 end = g_get_monotonic_time() + DEADLINE;
+
+    g_mutex_lock(&p->lock);
+    while (!p->holds[MEMX_REQUESTS].held && !p->holds[MEMX_REPLIES].held) {
+        g_assert_true(g_cond_wait_until(&p->changed, &p->lock, end));
+    }
+    g_mutex_unlock(&p->lock);
+}
+
 void memx_proxy_let_go(MemxProxy *p, MemxProxyWay way)
 {
     g_mutex_lock(&p->lock);

@@ -41,6 +41,8 @@ void memx_proxy_mend(MemxProxy *proxy);
  */
 void memx_proxy_hold(MemxProxy *proxy, MemxProxyWay way, unsigned opcode);
 void memx_proxy_wait_held(MemxProxy *proxy, MemxProxyWay way);
+/* Either way. */
+void memx_proxy_wait_any_held(MemxProxy *p);
 void memx_proxy_let_go(MemxProxy *proxy, MemxProxyWay way);
 void memx_proxy_drop(MemxProxy *proxy, MemxProxyWay way);
 

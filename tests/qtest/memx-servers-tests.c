@@ -118,7 +118,7 @@ static void wait_released(QTestState *vm, const MemxServer *server)
 static void end(QTestState *vm, MemxServer *a, MemxServer *b)
 {
     memx_verify(vm, 0, 44 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(a);
     memx_server_free(b);
 }
@@ -228,7 +228,7 @@ static void test_arriving(void)
         "-object memory-backend-memx,id=pc.ram,size=128M,local-size=32M");
 
     assert_refused(vm, "127.0.0.1:7701", NULL, "split migration");
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 /* --- failures ---------------------------------------------------------- */
@@ -260,7 +260,7 @@ static void test_added_killed(void)
     wait_event(vm, "MEMX_SERVER_BACK", memx_proxy_address(link));
     memx_wait_until(number(vm, memx_proxy_address(link), "chunks") > 0);
     memx_verify(vm, 0, 44 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_proxy_free(link);
     memx_server_free(a);
     memx_server_free(b);
@@ -285,7 +285,7 @@ static void test_drained_killed(void)
     qtest_qmp_send(vm, "{ 'exec-oob': 'memx-abandon' }");
     qtest_set_expected_status(vm, EXIT_FAILURE);
     qtest_wait_qemu(vm);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_proxy_free(link);
     memx_server_free(a);
     memx_server_free(b);
@@ -306,7 +306,7 @@ static void test_drained_stopped(void)
     memx_server_go_on(a);
     wait_released(vm, a);
     memx_verify(vm, 0, 44 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_proxy_free(link);
     memx_server_free(a);
     memx_server_free(b);
@@ -329,7 +329,7 @@ static void test_target_full(void)
     memx_proxy_fail(link, MEMX_OP_COPY, 0);
     wait_released(vm, a);
     memx_verify(vm, 0, 44 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_proxy_free(link);
     memx_server_free(a);
     memx_server_free(b);

@@ -20,14 +20,19 @@ static void set_parameters(Split *s)
     migrate_set_parameter_int(s->from, "split-warm-up", 1);
 }
 
+/* Without a network card, whose firmware would take longer to boot than all
+ * the rest. */
 static void start_target(Split *s, bool only_target)
 {
+    g_autofree char *source = g_strdup_printf("-nic none %s",
+                                              s->source_args ?: "");
+    g_autofree char *target = g_strdup_printf("-nic none %s", s->target_args);
     MigrateStart start = {
         .only_target = only_target,
         .oob = true,
         .hide_stderr = true,
-        .opts_source = s->source_args,
-        .opts_target = s->target_args,
+        .opts_source = source,
+        .opts_target = target,
     };
 
     g_assert_cmpint(migrate_start(&s->from, &s->to, "defer", &start), ==, 0);
@@ -105,7 +110,7 @@ void split_new_target(Split *s)
 
 void split_go_on(Split *s)
 {
-    qtest_quit(s->from);
+    memx_quit(s->from);
     s->from = s->to;
     start_target(s, true);
     set_parameters(s);
@@ -171,10 +176,10 @@ void split_end(Split *s)
     unsigned i;
 
     if (s->from) {
-        qtest_quit(s->from);
+        memx_quit(s->from);
     }
     if (s->to) {
-        qtest_quit(s->to);
+        memx_quit(s->to);
     }
     g_clear_pointer(&s->main, memx_proxy_free);
     for (i = 0; i < SPLIT_SERVERS; i++) {
@@ -188,26 +193,44 @@ void split_end(Split *s)
     g_free(s->target_args);
 }
 
-/* One byte of each page, the same for all but for where the guest is now. */
+/* One byte of each page, the same for all but for where the guest is now.  By
+ * way of a file: a request for each byte would take a hundred times as long. */
+static void assert_memory(QTestState *vm)
+{
+    g_autofree char *path = memx_tmp_path("guest-memory");
+    g_autoptr(GMappedFile) file = NULL;
+    g_autoptr(GError) error = NULL;
+    unsigned bytes = end_address - start_address, at, edges = 0;
+    const uint8_t *memory;
+    uint8_t last;
+
+    qtest_qmp_assert_success(vm,
+        "{ 'execute': 'pmemsave', 'arguments': { 'val': %u, 'size': %u,"
+        "  'filename': %s } }", start_address, bytes, path);
+    file = g_mapped_file_new(path, false, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(g_mapped_file_get_length(file), ==, bytes);
+    memory = (const uint8_t *)g_mapped_file_get_contents(file);
+    last = memory[0];
+    for (at = 0; at < bytes; at += 4096) {
+        if (memory[at] != last) {
+            g_assert_cmpint((uint8_t)(memory[at] + 1), ==, last);
+            g_assert_cmpint(++edges, ==, 1);
+            last = memory[at];
+        }
+    }
+    g_unlink(path);
+}
+
 void split_assert_runs(QTestState *vm)
 {
-    uint8_t first, last;
-    unsigned address, edges = 0;
+    uint8_t first;
 
     memx_wait_status(vm, "running");
     first = qtest_readb(vm, start_address);
     memx_wait_until(qtest_readb(vm, start_address) != first);
     qtest_qmp_assert_success(vm, "{ 'execute': 'stop' }");
-    last = qtest_readb(vm, start_address);
-    for (address = start_address; address < end_address; address += 4096) {
-        uint8_t b = qtest_readb(vm, address);
-
-        if (b != last) {
-            g_assert_cmpint((uint8_t)(b + 1), ==, last);
-            g_assert_cmpint(++edges, ==, 1);
-            last = b;
-        }
-    }
+    assert_memory(vm);
     qtest_qmp_assert_success(vm, "{ 'execute': 'cont' }");
     memx_wait_status(vm, "running");
 }
@@ -276,16 +299,23 @@ static bool is_ended(const char *status)
 }
 
 /* Free the result. */
+static QDict *query_ended(QTestState *vm)
+{
+    QDict *r = qtest_qmp_assert_success_ref(vm,
+                                            "{ 'execute': 'query-migrate' }");
+
+    if (!is_ended(qdict_get_try_str(r, "status") ?: "")) {
+        qobject_unref(r);
+        r = NULL;
+    }
+    return r;
+}
+
 static QDict *wait_ended(QTestState *vm)
 {
-    QDict *r = NULL;
+    QDict *r;
 
-    memx_wait_until(({
-        qobject_unref(r);
-        r = qtest_qmp_assert_success_ref(vm,
-                                         "{ 'execute': 'query-migrate' }");
-        is_ended(qdict_get_try_str(r, "status") ?: "");
-    }));
+    memx_wait_until((r = query_ended(vm)));
     return r;
 }
 
@@ -304,6 +334,22 @@ void split_wait_status(QTestState *vm, const char *status,
     g_assert_cmpstr(qdict_get_str(r, "status"), ==, status);
     if (!strstr(error, expected)) {
         g_error("'%s' is not in the error: %s", expected, error);
+    }
+    qobject_unref(r);
+}
+
+void split_wait_completed(QTestState *vm)
+{
+    gint64 end = g_get_monotonic_time() + 2 * G_TIME_SPAN_MINUTE;
+    QDict *r;
+
+    while (!(r = query_ended(vm))) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(10 * 1000);
+    }
+    if (!g_str_equal(qdict_get_str(r, "status"), "completed")) {
+        g_error("%s: %s", qdict_get_str(r, "status"),
+                qdict_get_try_str(r, "error-desc") ?: "");
     }
     qobject_unref(r);
 }

@@ -70,6 +70,8 @@ void split_wait_phase(QTestState *vm, const char *phase);
 void split_wait_status(QTestState *vm, const char *status,
                        const char *expected);
 void split_wait_failed(QTestState *vm, const char *expected);
+/* If it fails, the test does with the reason. */
+void split_wait_completed(QTestState *vm);
 /* Waits until it has ended, one way or another. */
 void split_wait_ended(QTestState *vm);
 bool split_is_running(QTestState *vm);

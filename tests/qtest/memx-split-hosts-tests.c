@@ -33,7 +33,7 @@ static void assert_unused(const MemxServer *server)
 
 static void wait_target(Split *s)
 {
-    wait_for_migration_complete(s->from);
+    split_wait_completed(s->from);
     qtest_qmp_eventwait(s->to, "RESUME");
 }
 
@@ -96,7 +96,8 @@ static void test_some(void)
 
 /* --- failures ---------------------------------------------------------- */
 
-/* On its way to another server, with the first of its chunks held up. */
+/* On its way to another server, with the first of its chunks held up; so is
+ * what the guest evicts there meanwhile: no page is on that server alone. */
 static MemxProxy *in_the_middle(Split *s, const MemxServer *c)
 {
     MemxProxy *link = memx_proxy_new(c->address, true);
@@ -104,12 +105,19 @@ static MemxProxy *in_the_middle(Split *s, const MemxServer *c)
     begin(s);
     migrate_set_parameter_str(s->from, "split-hosts",
                               memx_proxy_address(link));
+    memx_proxy_hold(link, MEMX_REQUESTS, MEMX_OP_STORE);
     memx_proxy_hold(link, MEMX_REPLIES, MEMX_OP_COPY);
     split_converge(s);
     split_migrate(s);
-    memx_proxy_wait_held(link, MEMX_REPLIES);
+    memx_proxy_wait_any_held(link);
     memx_wait_until(split_number(s->from, "to-move") > 0);
     return link;
+}
+
+static void let_go(MemxProxy *link)
+{
+    memx_proxy_let_go(link, MEMX_REQUESTS);
+    memx_proxy_let_go(link, MEMX_REPLIES);
 }
 
 /* The source has the VM, old servers and new ones; nothing moves any more. */
@@ -119,7 +127,7 @@ static void assert_stays(Split *s, MemxProxy *link)
                                            s->servers[1]->address,
                                            memx_proxy_address(link));
 
-    memx_proxy_let_go(link, MEMX_REPLIES);
+    let_go(link);
     assert_servers(s->from, all);
     split_assert_runs(s->from);
     assert_servers(s->from, all);
@@ -136,7 +144,7 @@ static void test_cancel(void)
     migrate_cancel(s.from);
     split_wait_status(s.from, "cancelled", "");
     assert_stays(&s, link);
-    qtest_quit(s.to);
+    memx_quit(s.to);
     split_new_target(&s);
     split_migrate(&s);
     wait_target(&s);
@@ -171,7 +179,7 @@ static void test_old_stopped(void)
 
     link = in_the_middle(&s, c);
     memx_server_pause(s.servers[0]);
-    memx_proxy_let_go(link, MEMX_REPLIES);
+    let_go(link);
     memx_wait_until(!split_is_up(s.from, 0));
     memx_server_go_on(s.servers[0]);
     wait_target(&s);
@@ -193,7 +201,7 @@ static void test_old_killed(void)
     memx_server_kill(s.servers[0]);
     memx_server_start(s.servers[0], "");
     qtest_qmp_eventwait(s.from, "MEMX_SERVER_EMPTY");
-    memx_proxy_let_go(link, MEMX_REPLIES);
+    let_go(link);
     qtest_qmp_send(s.from, "{ 'exec-oob': 'memx-abandon' }");
     qtest_set_expected_status(s.from, EXIT_FAILURE);
     qtest_wait_qemu(s.from);
@@ -213,6 +221,7 @@ static void test_new_killed(void)
     link = in_the_middle(&s, c);
     memx_server_kill(c);
     memx_server_start(c, "");
+    memx_proxy_drop(link, MEMX_REQUESTS);
     memx_proxy_drop(link, MEMX_REPLIES);
     wait_target(&s);
     assert_servers(s.to, memx_proxy_address(link));

@@ -41,7 +41,7 @@ static void test_capabilities(void)
             "                      'state': true } ] } }");
         migrate_set_capability(vm, conflicts[i], false);
     }
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 /* What was read can be written back. */
@@ -63,7 +63,7 @@ static void test_parameters(void)
     memx_assert_error(vm, "split-warm-up",
         "{ 'execute': 'migrate-set-parameters', 'arguments': {"
         "  'split-warm-up': 61 } }");
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 /* --- "migrate" itself is refused --------------------------------------- */
@@ -126,7 +126,7 @@ static void test_bad_migration(const void *opaque)
     memx_assert_error(vm, bad->expected,
         "{ 'execute': 'migrate', 'arguments': { 'uri': 'tcp:127.0.0.1:1' } }");
     memx_wait_status(vm, "running");
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 /* A file can't take a VM over. */
@@ -142,7 +142,7 @@ static void test_no_answer(const void *to)
     memx_assert_error(vm, "needs a destination that answers",
         "{ 'execute': 'migrate', 'arguments': { 'uri': %s } }", uri);
     memx_wait_status(vm, "running");
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 static void test_snapshot(void)
@@ -153,7 +153,7 @@ static void test_snapshot(void)
     migrate_set_capability(vm, "split-migration", true);
     said = qtest_hmp(vm, "savevm s0");
     g_assert_nonnull(strstr(said, "split-migration"));
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 /* Only with -incoming can a backend do without servers. */
@@ -165,7 +165,7 @@ static void test_no_servers(void)
         "{ 'execute': 'object-add', 'arguments': { 'id': 'm0',"
         "  'qom-type': 'memory-backend-memx', 'size': 134217728,"
         "  'local-size': 33554432 } }");
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 /* --- the destination refuses ------------------------------------------- */
@@ -219,8 +219,8 @@ static void test_bad_target(const void *opaque)
     }
     memx_wait_status(from, "running");
     memx_verify(from, 0, 64 * MIB, 1);
-    qtest_quit(from);
-    qtest_quit(to);
+    memx_quit(from);
+    memx_quit(to);
     memx_server_free(server);
 }
 
@@ -297,7 +297,7 @@ static void test_server_full(void)
     split_wait_failed(s.from, "reserved");
     split_assert_runs(s.from);
     for (i = 0; i < SPLIT_SERVERS; i++) {
-        qtest_quit(other[i]);
+        memx_quit(other[i]);
     }
     split_end(&s);
 }

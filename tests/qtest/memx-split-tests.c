@@ -17,9 +17,8 @@
 /* Both are done, the destination has the VM, and most of it is remote. */
 static void wait_split(Split *s)
 {
-    wait_for_migration_complete(s->from);
+    split_wait_completed(s->from);
     qtest_qmp_eventwait(s->to, "RESUME");
-    wait_for_serial("dest_serial");
     g_assert_cmpuint(memx_query_number(s->to, "pc.ram", "local"), <=,
                      SPLIT_LOCAL_MIB * MIB * 51 / 50);
     /* Every 256th round of the guest's leaves zeros, which cost nothing. */
@@ -115,14 +114,13 @@ static void test_paused(const void *source)
     qtest_qmp_assert_success(s.from, "{ 'execute': 'stop' }");
     split_converge(&s);
     split_migrate(&s);
-    wait_for_migration_complete(s.from);
-    wait_for_migration_complete(s.to);
+    split_wait_completed(s.from);
+    split_wait_completed(s.to);
     memx_wait_status(s.to, "paused");
-    qtest_quit(s.from);
+    memx_quit(s.from);
     s.from = NULL;
     qtest_qmp_assert_success(s.to, "{ 'execute': 'cont' }");
     memx_wait_status(s.to, "running");
-    wait_for_serial("dest_serial");
     split_assert_runs(s.to);
     split_end(&s);
 }
@@ -136,8 +134,8 @@ static void test_taken_back(void)
     qtest_qmp_assert_success(s.from, "{ 'execute': 'stop' }");
     split_converge(&s);
     split_migrate(&s);
-    wait_for_migration_complete(s.from);
-    wait_for_migration_complete(s.to);
+    split_wait_completed(s.from);
+    split_wait_completed(s.to);
     qtest_qmp_assert_success(s.from, "{ 'execute': 'cont' }");
     memx_assert_error(s.to, "the source of its split migration has it",
                       "{ 'execute': 'cont' }");
@@ -158,7 +156,7 @@ static void test_numa(void)
         "-numa node,memdev=m0 -numa node,memdev=m1");
     split_converge(&s);
     split_migrate(&s);
-    wait_for_migration_complete(s.from);
+    split_wait_completed(s.from);
     qtest_qmp_eventwait(s.to, "RESUME");
     split_assert_runs(s.to);
     memx_wait_number(s.to, "m0", "remote", 16 * MIB, 100 * MIB);
@@ -179,7 +177,7 @@ static void test_again(void)
         split_go_on(&s);
         split_converge(&s);
         split_migrate(&s);
-        wait_for_migration_complete(s.from);
+        split_wait_completed(s.from);
         qtest_qmp_eventwait(s.to, "RESUME");
         split_assert_runs(s.to);
     }

@@ -37,7 +37,7 @@ static void test_command_line(void)
     g_assert_cmpuint(qlist_size(qdict_get_qlist(
         qdict_get_qdict(info, "fetch-latency"), "histogram")), ==, 24);
     qobject_unref(info);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -57,7 +57,7 @@ static void test_command_line_all_options(void)
     g_assert_cmpuint(qlist_size(qdict_get_qlist(info, "servers")), ==, 2);
     g_assert_cmpuint(qdict_get_int(info, "chunk-size"), ==, 256 * 1024);
     qobject_unref(info);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(a);
     memx_server_free(b);
 }
@@ -75,7 +75,7 @@ static void test_numa_node(void)
     memx_fill(vm, 32 * MIB, 160 * MIB, 1);
     memx_verify(vm, 32 * MIB, 160 * MIB, 1);
     g_assert_cmpuint(memx_query_number(vm, "m1", "paging.evicted"), >, 0);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -100,7 +100,7 @@ static void test_delete(void)
         qtest_qmp_assert_success(vm,
             "{ 'execute': 'object-del', 'arguments': { 'id': 'm0' } }");
     }
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -119,7 +119,7 @@ static void test_quit_drops(const void *how)
             qtest_qmp_assert_success(vm, "{ 'execute': 'quit' }");
             qtest_wait_qemu(vm);
         }
-        qtest_quit(vm);     /* SIGTERM where it still runs */
+        memx_quit(vm);     /* SIGTERM where it still runs */
     }
     memx_server_free(server);
 }
@@ -185,7 +185,7 @@ static void test_bad_option(const void *opaque)
     qtest_qmp_assert_success(vm, "{ 'execute': 'object-add',"
                              "  'arguments': %p }",
                              options_with(server, "'size': 268435456"));
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -199,7 +199,7 @@ static void test_duplicate_server(void)
     memx_assert_error(vm, server->address,
                       "{ 'execute': 'object-add', 'arguments': %p }",
                       options_with(server, twice));
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -211,7 +211,7 @@ static void test_too_little_capacity(void)
     memx_assert_error(vm, "reserved",
                       "{ 'execute': 'object-add', 'arguments': %p }",
                       options_with(server, "'size': 268435456"));
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -242,7 +242,7 @@ static void test_key(void)
     qtest_qmp_assert_success(vm,
                              "{ 'execute': 'object-add', 'arguments': %p }",
                              options_with(server, "'key-secret': 'right'"));
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -255,7 +255,7 @@ static void test_mem_lock(void)
     memx_assert_error(vm, "mem-lock",
                       "{ 'execute': 'object-add', 'arguments': %p }",
                       options_with(server, ""));
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -278,7 +278,7 @@ static void test_fixed_properties(void)
                           "  'value': %p } }", settings[i][0],
                           qobject_from_json(settings[i][1], &error_abort));
     }
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -299,7 +299,7 @@ static void test_migration_capabilities(void)
             "  'capabilities': [ { 'capability': %s, 'state': true } ] } }",
             refused[i]);
     }
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -316,7 +316,7 @@ static void test_capability_first(void)
     memx_assert_error(vm, "background-snapshot",
                       "{ 'execute': 'object-add', 'arguments': %p }",
                       options_with(server, ""));
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -329,7 +329,7 @@ static void test_postcopy_incoming(void)
         "{ 'execute': 'migrate-set-capabilities', 'arguments': {"
         "  'capabilities': [ { 'capability': 'postcopy-ram',"
         "                      'state': true } ] } }");
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -342,7 +342,7 @@ static void test_snapshot(void)
 
     g_assert_nonnull(strstr(save, "memory-backend-memx"));
     g_assert_nonnull(strstr(load, "memory-backend-memx"));
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -363,7 +363,7 @@ static void test_virtio_mem(void)
     memx_assert_error(vm, "virtio-mem",
         "{ 'execute': 'device_add', 'arguments': {"
         "  'driver': 'virtio-mem-pci', 'memdev': 'm0' } }");
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -385,7 +385,7 @@ static void test_vhost_user(void)
             "{ 'execute': 'device_add', 'arguments': {"
             "  'driver': 'vhost-user-fs-pci', 'chardev': 'c0',"
             "  'tag': 't' } }");
-        qtest_quit(vm);
+        memx_quit(vm);
     }
     close(listener);
     memx_server_free(server);

@@ -96,7 +96,7 @@ static void test_sample(void)
         told;
     }));
     memx_verify(vm, 0, 32 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -114,7 +114,7 @@ static void test_auto(void)
     g_assert_true(qdict_get_bool(tracking, "adapts"));
     g_assert_cmpint(qdict_get_int(tracking, "cpu-limit"), ==, 2);
     qobject_unref(info);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -126,7 +126,7 @@ static void test_off(void)
 
     g_assert_cmpstr(qdict_get_str(info, "tracker"), ==, "off");
     qobject_unref(info);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -152,7 +152,7 @@ static void test_change(void)
     memx_assert_error(vm, "can't be changed any more",
         "{ 'execute': 'qom-set', 'arguments': { 'path': %s,"
         "  'property': 'idle-socket', 'value': 'x' } }", path);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -169,7 +169,7 @@ static void test_idle_socket(void)
         "  'qom-type': 'memory-backend-memx', 'size': 33554432,"
         "  'local-size': 16777216, 'servers': [ %s ], 'tracker': 'idle',"
         "  'idle-socket': %s } }", server->address, path);
-    qtest_quit(vm);
+    memx_quit(vm);
     memx_server_free(server);
 }
 
@@ -197,7 +197,7 @@ static const char *ordinary_kind(void)
             }
             qobject_unref(answer);
         }
-        qtest_quit(vm);
+        memx_quit(vm);
         known = true;
     }
     if (!kind) {
@@ -241,7 +241,7 @@ static void test_object(void)
     set_property(vm, "/objects/t0", "tracker-period", 300);
     memx_wait_until(tracked_number(vm, "pc.ram", "period") == 300);
     memx_verify(vm, 0, 48 * MIB, 1);
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 /* While the VM runs: on, off, and on again; memory that comes and goes. */
@@ -271,7 +271,7 @@ static void test_object_add(void)
         g_assert_false(is_tracked(vm, "pc.ram"));
         memx_verify(vm, 0, 48 * MIB, 1);
     }
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
 /* Shared memory can't be sampled; then nothing is watched. */
@@ -285,10 +285,11 @@ static void test_refused(void)
         "{ 'execute': 'object-add', 'arguments': { 'id': 't0',"
         "  'qom-type': 'memx-tracker', 'tracker': 'sample' } }");
     g_assert_false(is_tracked(vm, "pc.ram"));
-    qtest_quit(vm);
+    memx_quit(vm);
 }
 
-/* A split takes the history, and does without a warm-up. */
+/* A split takes the history, after one more look: it doesn't warm up until the
+ * minute is over. */
 static void test_split(void)
 {
     Split s;
@@ -302,7 +303,7 @@ static void test_split(void)
     memx_wait_until(tracked_number(s.from, "pc.ram", "periods") >= 2);
     split_converge(&s);
     split_migrate(&s);
-    wait_for_migration_complete(s.from);
+    split_wait_completed(s.from);
     split_assert_runs(s.to);
     split_end(&s);
 }
@@ -329,6 +330,69 @@ static void test_migration_fails(void)
     split_end(&s);
 }
 
+static char *next_phase(QTestState *vm)
+{
+    QDict *event = qtest_qmp_eventwait_ref(vm, "MEMX_SPLIT_PHASE");
+    char *phase = g_strdup(qdict_get_str(qdict_get_qdict(event, "data"),
+                                         "phase"));
+
+    qobject_unref(event);
+    return phase;
+}
+
+/* Cancels when trackers look once more.  False: they were done before. */
+static bool cancel_the_look(Split *s)
+{
+    bool cancelled = false, looked = true, ended = false;
+
+    while (!ended) {
+        g_autofree char *phase = next_phase(s->from);
+        bool moves = g_str_equal(phase, "transfer");
+
+        if (!cancelled && (moves || g_str_equal(phase, "warm-up"))) {
+            migrate_cancel(s->from);
+            cancelled = true;
+        }
+        looked &= !moves;
+        ended = g_str_equal(phase, "cancelled");
+    }
+    split_wait_status(s->from, "cancelled", "");
+    return looked;
+}
+
+/* The tracker goes on as before, and the next split works. */
+static void test_cancel_look(void)
+{
+    uint64_t periods;
+    bool looked;
+    Split s;
+
+    if (!ordinary_kind()) {
+        return;
+    }
+    split_begin(&s, "plain", "");
+    migrate_set_parameter_int(s.from, "split-warm-up", 60);
+    migrate_ensure_non_converge(s.from);
+    add_tracker(s.from);
+    memx_wait_until(tracked_number(s.from, "pc.ram", "periods") >= 2);
+    memx_wait_until(({
+        split_migrate(&s);
+        looked = cancel_the_look(&s);
+        memx_quit(s.to);
+        split_new_target(&s);
+        looked;
+    }));
+    periods = tracked_number(s.from, "pc.ram", "periods");
+    memx_wait_until(tracked_number(s.from, "pc.ram", "periods") >=
+                    periods + 2);
+    split_assert_runs(s.from);
+    split_converge(&s);
+    split_migrate(&s);
+    split_wait_completed(s.from);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
 void memx_add_tracking_tests(void)
 {
     qtest_add_func("/memx/tracking/sample", test_sample);
@@ -341,4 +405,5 @@ void memx_add_tracking_tests(void)
     qtest_add_func("/memx/tracking/refused", test_refused);
     qtest_add_func("/migration/split/tracker/history", test_split);
     qtest_add_func("/migration/split/tracker/cancel", test_migration_fails);
+    qtest_add_func("/migration/split/tracker/cancel-look", test_cancel_look);
 }

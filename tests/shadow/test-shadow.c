@@ -60,8 +60,10 @@ typedef struct Test {
 
 static Options parse(int argc, char **argv)
 {
-    Options o = { .seconds = 15, .size_mib = 64, .local_mib = 16,
-                  .chunk_kib = 256, .servers = 2,
+    const char *seconds = g_getenv("MEMX_SHADOW_SECONDS");
+    Options o = { .seconds = seconds ? atoi(seconds) : 15,
+                  .size_mib = 64, .local_mib = 16, .chunk_kib = 256,
+                  .servers = 2,
                   .seed = g_random_int_range(1, G_MAXINT) };
     const GOptionEntry entries[] = {
         { "seconds", 0, 0, G_OPTION_ARG_INT, &o.seconds, "How long", "N" },

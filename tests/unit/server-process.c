@@ -323,6 +323,41 @@ const char *server_process_control_path(const ServerProcess *s)
     return s->control_path;
 }
 
+char *server_process_memxctl(const ServerProcess *s, const char *command,
+                             const char *option)
+{
+    const char *argv[] = {
+        g_getenv("MEMXCTL"), command, "--control", s->control_path, option,
+        NULL,
+    };
+    g_autoptr(GError) error = NULL;
+    char *out = NULL;
+    int status;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &out, NULL, &status,
+                 &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(status, ==, 0);
+    return out;
+}
+
+void server_process_await_status(const ServerProcess *s, const char *text)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    for (;;) {
+        g_autofree char *out = server_process_memxctl(s, "status", "--json");
+
+        if (strstr(out, text)) {
+            return;
+        }
+        if (g_get_monotonic_time() > deadline) {
+            g_error("no %s in: %s", text, out);
+        }
+        g_usleep(20000);
+    }
+}
+
 int server_process_pid(const ServerProcess *s)
 {
     const char *pid = g_subprocess_get_identifier(s->process);

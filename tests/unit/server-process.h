@@ -27,6 +27,13 @@ void server_process_free(ServerProcess *server);
 
 /* Of its control socket. */
 const char *server_process_control_path(const ServerProcess *server);
+/* What $MEMXCTL prints for "COMMAND [OPTION]", which succeeds; g_free(). */
+char *server_process_memxctl(const ServerProcess *server, const char *command,
+                             const char *option);
+/* Until "memxctl status --json" has @text. */
+void server_process_await_status(const ServerProcess *server,
+                                 const char *text);
+#define NO_SPACE "\"spaces\" : []"
 int server_process_pid(const ServerProcess *server);
 /* What it has logged since it was last started; g_free(). */
 char *server_process_log(const ServerProcess *server);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Chunk history against a naive model: an array of values, and one list of
- * chunks in the order in which they came to their value.
+ * chunks in the order in which they came to their rank.
  */
 #include <glib.h>
 #include <math.h>
@@ -11,79 +11,65 @@
 
 #define CHUNKS 97
 
-/* The naive model: sorts by (worth, arrival). */
 typedef struct Model {
     uint8_t value[CHUNKS];
+    int often[CHUNKS];
+    bool fresh[CHUNKS];
+    bool kept[CHUNKS];
     bool listed[CHUNKS];
-    GList *order[MEMX_HISTORY_VALUES];
-    uint8_t sorted[MEMX_HISTORY_VALUES];
+    unsigned rank[CHUNKS];
+    GList *order[MEMX_HISTORY_RANKS];
 } Model;
 
-/* A touch is worth seven tenths of one in the period after it. */
-static double worth(unsigned value)
+/* A touch is worth seven tenths of one in the period after it; on top comes how
+ * often. */
+static unsigned worth(const Model *m, uint32_t c)
 {
-    double sum = 0;
+    double sum = m->often[c] * 10 + (m->fresh[c] ? round(65536 * 0.7) : 0);
 
-    for (unsigned age = 0; age < 8; age++) {
-        sum += value & 0x80 >> age ? 1e7 * pow(0.7, age) : 0;
+    if (m->kept[c]) {
+        return 255;
     }
-    return round(sum);
-}
-
-static int by_worth(const void *a, const void *b)
-{
-    unsigned x = *(const uint8_t *)a, y = *(const uint8_t *)b;
-    double difference = worth(x) - worth(y);
-
-    return difference < 0 ? -1 : difference > 0 ? 1 : (int)x - (int)y;
-}
-
-static void model_append(Model *m, uint32_t c)
-{
-    GList **list = &m->order[m->value[c]];
-
-    *list = g_list_append(*list, GUINT_TO_POINTER(c));
+    for (unsigned age = 0; age < 8; age++) {
+        sum += m->value[c] & 0x80 >> age ? round(65536 * pow(0.7, age)) : 0;
+    }
+    return floor(sum / 4096);
 }
 
 static void model_remove(Model *m, uint32_t c)
 {
-    GList **list = &m->order[m->value[c]];
+    GList **list = &m->order[m->rank[c]];
 
     *list = g_list_remove(*list, GUINT_TO_POINTER(c));
 }
 
-static void model_set(Model *m, uint32_t c, uint8_t value)
+/* Last among its equals, even if it was there already (@again). */
+static void model_place(Model *m, uint32_t c, bool again)
 {
-    if (m->value[c] == value) {
-        return;
-    }
-    if (m->listed[c]) {
+    if (m->rank[c] != worth(m, c) || again) {
         model_remove(m, c);
-    }
-    m->value[c] = value;
-    if (m->listed[c]) {
-        model_append(m, c);
+        m->rank[c] = worth(m, c);
+        if (m->listed[c]) {
+            m->order[m->rank[c]] = g_list_append(m->order[m->rank[c]],
+                                                 GUINT_TO_POINTER(c));
+        }
     }
 }
 
-static void model_requeue(Model *m, uint32_t c)
+static void model_set(Model *m, uint32_t c, uint8_t value)
 {
-    if (m->listed[c]) {
-        model_remove(m, c);
-        model_append(m, c);
-    }
+    m->value[c] = value;
+    model_place(m, c, false);
 }
 
 static void model_touch(Model *m, uint32_t c)
 {
-    if (m->value[c] & 0x80) {
-        model_requeue(m, c);
-    } else {
-        model_set(m, c, m->value[c] | 0x80);
-    }
+    m->value[c] |= 0x80;
+    m->kept[c] = true;
+    model_place(m, c, true);
 }
 
-/* Chunk after chunk; one whose value changes comes last among its equals. */
+/* Chunk after chunk; one whose rank changes comes last among its equals. */
 static void model_fold(Model *m, const uint64_t *touched,
                        const uint64_t *left)
 {
@@ -91,28 +77,33 @@ static void model_fold(Model *m, const uint64_t *touched,
         bool hit = touched[c / 64] >> c % 64 & 1;
 
         if (!(left[c / 64] >> c % 64 & 1)) {
-            model_set(m, c, m->value[c] >> 1 | hit << 7);
+            m->value[c] = m->value[c] >> 1 | hit << 7;
+            m->often[c] += trunc(((hit ? 65535 : 0) - m->often[c]) / 32.0);
+            m->fresh[c] = m->kept[c] = false;
+            model_place(m, c, false);
         }
     }
 }
 
-static void model_enter(Model *m, uint32_t c)
+static bool model_enter(Model *m, uint32_t c)
 {
-    if (worth(m->value[c]) >= worth(0x40)) {
-        model_requeue(m, c);
-    } else {
-        model_set(m, c, 0x40);
-    }
+    bool comes = !m->fresh[c] && !m->kept[c] && !m->listed[c];
+
+    m->fresh[c] = true;
+    model_place(m, c, true);
+    return comes;
 }
 
 static void model_list(Model *m, uint32_t c, bool list)
 {
-    if (list && !m->listed[c]) {
-        model_append(m, c);
-    } else if (!list && m->listed[c]) {
+    bool again = list && !m->listed[c];
+
+    if (!list) {
         model_remove(m, c);
+        m->fresh[c] = m->kept[c] = false;
     }
     m->listed[c] = list;
+    model_place(m, c, again);
 }
 
 /* All chunks from the coldest to the hottest are the model's, in its order. */
@@ -121,10 +112,10 @@ static void check(const MemxHistory *h, const Model *m)
     uint32_t c = memx_history_victim(h, MEMX_QUEUE_UNPLACED);
     unsigned n = 0;
 
-    for (unsigned i = 0; i < MEMX_HISTORY_VALUES; i++) {
-        for (GList *l = m->order[m->sorted[i]]; l; l = l->next) {
+    for (unsigned i = 0; i < MEMX_HISTORY_RANKS; i++) {
+        for (GList *l = m->order[i]; l; l = l->next) {
             g_assert_cmpuint(c, ==, GPOINTER_TO_UINT(l->data));
-            g_assert_cmpuint(h->value[c], ==, m->sorted[i]);
+            g_assert_cmpuint(memx_history_rank(h, c), ==, i);
             c = memx_history_after(h, c);
             n++;
         }
@@ -139,10 +130,6 @@ static void test_against_model(void)
     g_autofree Model *m = g_new0(Model, 1);
     MemxHistory h;
 
-    for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
-        m->sorted[v] = v;
-    }
-    qsort(m->sorted, MEMX_HISTORY_VALUES, 1, by_worth);
     g_assert_true(memx_history_init(&h, CHUNKS));
     for (unsigned i = 0; i < 20000; i++) {
         uint32_t c = g_test_rand_int_range(0, CHUNKS);
@@ -160,13 +147,12 @@ static void test_against_model(void)
             model_list(m, c, false);
         } else if (what < 13) {
             memx_history_requeue(&h, c);
-            model_requeue(m, c);
+            model_place(m, c, true);
         } else if (what < 14) {
             memx_history_set(&h, c, value);
             model_set(m, c, value);
         } else if (what < 15) {
-            memx_history_enter(&h, c);
-            model_enter(m, c);
+            g_assert_true(memx_history_enter(&h, c) == model_enter(m, c));
         } else {
             uint64_t bits[2][CHUNKS / 64 + 1];
 
@@ -180,8 +166,8 @@ static void test_against_model(void)
         }
         check(&h, m);
     }
-    for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
-        g_list_free(m->order[v]);
+    for (unsigned i = 0; i < MEMX_HISTORY_RANKS; i++) {
+        g_list_free(m->order[i]);
     }
     memx_history_destroy(&h);
 }
@@ -221,6 +207,50 @@ static void test_forgets_after_eight_periods(void)
     }
     memx_history_fold(&h, 0, 1, NULL, NULL);
     g_assert_cmpuint(h.value[0], ==, 0);
+    memx_history_destroy(&h);
+}
+
+/* Who is told apart by no history is told apart by how often before. */
+static void test_what_was_used_more_often_stays(void)
+{
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, 2));
+    memx_history_list(&h, 0);
+    memx_history_list(&h, 1);
+    for (unsigned i = 0; i < 32; i++) {
+        memx_history_fold(&h, 0, 2, (uint64_t[]) { i % 8 ? 1 : 3 }, NULL);
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        memx_history_fold(&h, 0, 2, NULL, NULL);
+    }
+    g_assert_cmpuint(h.value[0], ==, h.value[1]);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 1);
+    memx_history_enter(&h, 1); /* not by coming back once */
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 1);
+    memx_history_destroy(&h);
+}
+
+/* However often others were used: what could not be taken is tried again when
+ * all others were, or in another period. */
+static void test_what_cannot_be_taken_comes_last(void)
+{
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, 3));
+    for (uint32_t c = 0; c < 3; c++) {
+        memx_history_list(&h, c);
+    }
+    for (unsigned i = 0; i < 200; i++) {
+        memx_history_fold(&h, 0, 3, (uint64_t[]) { 1 }, NULL);
+    }
+    memx_history_touch(&h, 2);
+    memx_history_touch(&h, 1);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 0);
+    g_assert_cmpuint(memx_history_after(&h, 0), ==, 2);
+    g_assert_cmpuint(memx_history_after(&h, 2), ==, 1);
+    memx_history_fold(&h, 0, 3, (uint64_t[]) { 1 }, NULL);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), !=, 0);
     memx_history_destroy(&h);
 }
 
@@ -293,6 +323,10 @@ int main(int argc, char **argv)
                     test_more_recent_is_hotter);
     g_test_add_func("/history/forgets-after-eight-periods",
                     test_forgets_after_eight_periods);
+    g_test_add_func("/history/what-was-used-more-often-stays",
+                    test_what_was_used_more_often_stays);
+    g_test_add_func("/history/what-cannot-be-taken-comes-last",
+                    test_what_cannot_be_taken_comes_last);
     g_test_add_func("/history/a-newcomer-drives-out-what-is-colder",
                     test_a_newcomer_drives_out_what_is_colder);
     g_test_add_func("/history/nothing-listed-no-victim",

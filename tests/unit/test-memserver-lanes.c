@@ -311,12 +311,19 @@ static void test_orphan_is_kept(Fixture *f, gconstpointer data)
     g_assert_cmpuint(generation, ==, 5);
 }
 
-/* Those whose client left, and those who had one when the server died. */
+/* Those whose client left, and those who had one when the server died; but not
+ * what is offered. */
 static void test_orphan_timeout(void)
 {
     static const char *const options[] = { "--orphan-timeout", "1", NULL };
+    static const uint8_t session[MEMX_ID_BYTES] = { 1 };
     ServerProcess *server = server_process_new_with("64M", options);
+    Client *offered = client_new(server_process_address(server), NULL);
+    Client *heir = client_new_heir(offered, session);
 
+    g_assert_cmpint(client_create(offered, PAGES, PAGES), ==, 0);
+    g_assert_cmpint(client_offer(offered, session, heir), ==, 0);
+    client_cut_all(offered);
     for (int killed = 0; killed < 2; killed++) {
         Client *gone = client_new(server_process_address(server), NULL);
         Client *here = client_new(server_process_address(server), NULL);
@@ -334,13 +341,16 @@ static void test_orphan_timeout(void)
             g_assert_cmpint(client_ping(here, MEMX_LANE_ORDERED), ==, 0);
             g_assert_cmpint(g_get_monotonic_time(), <, deadline);
             g_usleep(10000);
-        } while (here->reply.free_pages != 16384 - PAGES);
+        } while (here->reply.free_pages != 16384 - 2 * PAGES);
         g_assert_cmpint(client_attach(gone, MEMX_LANE_ORDERED), ==,
                         MEMX_ERR_NO_SPACE);
         g_assert_cmpint(client_close(here), ==, 0);
         client_free(gone);
         client_free(here);
     }
+    g_assert_cmpint(client_attach(offered, MEMX_LANE_ORDERED), ==, 0);
+    client_free(heir);
+    client_free(offered);
     server_process_free(server);
 }
 

@@ -446,6 +446,42 @@ static void test_server_comes_back_empty(const void *is_passive)
     servers_free(servers);
 }
 
+static bool is_stalled(const MemxStats *stats, uint64_t server)
+{
+    return stats->servers[server].health == MEMX_SERVER_STALLED;
+}
+
+/* What is sent there goes unanswered for so long that its server counts as
+ * stalled; cancelled, and begun again as soon as it answers. */
+static void test_begins_after_stall(void)
+{
+    ServerProcess *servers[2];
+    MemxRegion *source, *region;
+    MemxStats stats;
+    Move m = { 0 };
+
+    servers_new(servers, "160M");
+    source = source_new(servers, true, &m);
+    move_begin(&m);
+    server_process_stop(servers[1]);
+    move_pass(&m);
+    await_stats(source, &stats, is_stalled, 1);
+    memx_split_cancel(source);
+    g_clear_pointer(&m.arrival, memx_arrival_free);
+    server_process_continue(servers[1]);
+    move_transfer(&m);
+    move_drain(&m);
+    move_offer(&m);
+    region = move_finish(&m);
+    move_commit(region);
+    moved(&m, region);
+    memx_split_leave(source);
+    memx_region_free(source);
+    memx_region_free(region);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
 static void test_too_small(void)
 {
     ServerProcess *servers[2];
@@ -501,6 +537,7 @@ int main(int argc, char **argv)
     g_test_add_func("/split/second-server-away", test_second_server_away);
     g_test_add_data_func("/split/server-comes-back-empty", NULL,
                          test_server_comes_back_empty);
+    g_test_add_func("/split/begins-after-stall", test_begins_after_stall);
     g_test_add_func("/split/too-small", test_too_small);
     g_test_add_func("/split/hot-comes-by-itself", test_hot_comes_by_itself);
     g_test_add_func("/split/sparse", test_sparse);

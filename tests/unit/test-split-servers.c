@@ -12,41 +12,6 @@
 #define CHUNK (MIB / 2)
 #define DEADLINE_US (60 * G_USEC_PER_SEC)
 
-static char *status(const ServerProcess *server)
-{
-    const char *argv[] = {
-        g_getenv("MEMXCTL"), "status", "--control",
-        server_process_control_path(server), "--json", NULL,
-    };
-    g_autoptr(GError) error = NULL;
-    char *out = NULL;
-    int status;
-
-    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, &out, NULL, &status,
-                 &error);
-    g_assert_no_error(error);
-    g_assert_cmpint(status, ==, 0);
-    return out;
-}
-
-/* Until its status has @text. */
-static void await_status(const ServerProcess *server, const char *text)
-{
-    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
-
-    for (;;) {
-        g_autofree char *now = status(server);
-
-        if (strstr(now, text)) {
-            return;
-        }
-        if (g_get_monotonic_time() > deadline) {
-            g_error("no %s in: %s", text, now);
-        }
-        g_usleep(20000);
-    }
-}
-
 static void servers_new(ServerProcess **servers)
 {
     servers[0] = server_process_new("80M");
@@ -108,7 +73,7 @@ static void cancelled_while_away(bool offered)
     memx_region_free(m.source);
     server_process_continue(servers[1]);
     for (unsigned i = 0; i < 2; i++) {
-        await_status(servers[i], "\"spaces\" : []");
+        server_process_await_status(servers[i], NO_SPACE);
     }
     vm_check(m.vm);
     vm_free(m.vm);
@@ -140,8 +105,71 @@ static void test_cancelled_while_killed(void)
     memx_region_free(m.source);
     server_process_restart(servers[0], true);
     for (unsigned i = 0; i < 2; i++) {
-        await_status(servers[i], "\"spaces\" : []");
+        server_process_await_status(servers[i], NO_SPACE);
     }
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
+/* A destination that may ask; ordinary memory is at its source. */
+static MemxRegion *offered_new(ServerProcess **servers, Move *m)
+{
+    servers_new(servers);
+    source_new(servers, true, m);
+    move_transfer(m);
+    move_drain(m);
+    move_offer(m);
+    return move_finish(m);
+}
+
+/* The destination did not hear of it before there is nothing left to ask
+ * about. */
+static void test_closed_while_away(void)
+{
+    ServerProcess *servers[2];
+    g_autoptr(GError) error = NULL;
+    MemxRegion *region;
+    Move m = { 0 };
+
+    region = offered_new(servers, &m);
+    g_mutex_lock(&region->lock); /* it can't connect again */
+    g_assert_cmpint(memx_split_reclaim(m.source, true, WAIT_MS, &error), ==,
+                    MEMX_VERDICT_MINE);
+    memx_region_free(m.source);
+    for (unsigned i = 0; i < 2; i++) {
+        server_process_await_status(servers[i], NO_SPACE);
+    }
+    g_mutex_unlock(&region->lock);
+    g_assert_cmpint(memx_region_commit(region, true, WAIT_MS, &error), ==,
+                    MEMX_VERDICT_THEIRS);
+    g_test_message("%s", error->message);
+    memx_region_free(region);
+    vm_check(m.vm);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
+/* A server that came back empty does not know who has the VM. */
+static void test_empty_says_nothing(void)
+{
+    ServerProcess *servers[2];
+    g_autoptr(GError) error = NULL;
+    MemxRegion *region;
+    Move m = { 0 };
+
+    region = offered_new(servers, &m);
+    server_process_kill(servers[0]);
+    server_process_restart(servers[0], false);
+    g_assert_cmpint(memx_region_commit(region, true, 2000, &error), ==,
+                    MEMX_VERDICT_UNKNOWN);
+    g_test_message("%s", error->message);
+    g_clear_error(&error);
+    g_assert_cmpint(memx_split_reclaim(m.source, true, 2000, &error), ==,
+                    MEMX_VERDICT_UNKNOWN);
+    g_test_message("%s", error->message);
+    memx_split_leave(m.source);
+    memx_region_free(m.source);
+    memx_region_free(region);
     vm_free(m.vm);
     servers_free(servers);
 }
@@ -152,7 +180,7 @@ static void *continue_first(void *opaque)
 {
     ServerProcess **servers = opaque;
 
-    await_status(servers[1], "\"heir_connected\" : true");
+    server_process_await_status(servers[1], "\"heir_connected\" : true");
     server_process_continue(servers[0]);
     return NULL;
 }
@@ -245,6 +273,10 @@ int main(int argc, char **argv)
                     test_reclaimed_while_away);
     g_test_add_func("/split-servers/cancelled-while-killed",
                     test_cancelled_while_killed);
+    g_test_add_func("/split-servers/closed-while-away",
+                    test_closed_while_away);
+    g_test_add_func("/split-servers/empty-says-nothing",
+                    test_empty_says_nothing);
     g_test_add_func("/split-servers/attaches-at-once", test_attaches_at_once);
     g_test_add_func("/split-servers/gets-server-meanwhile",
                     test_gets_server_meanwhile);

@@ -4,6 +4,7 @@
  * just then.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include "region-fixture.h"
 #include "region.h"
 
@@ -13,6 +14,9 @@
 /* TCP, but for the connections that break where a DROP is submitted. */
 static MemxTransport breaking;
 static int n_breaks;            /* atomic: still to come */
+/* DROPs of a group. */
+static uint64_t watched_group;
+static atomic_uint_fast64_t dropped;
 
 static MemxChannel *connect_breaking(const char *host, const char *port,
                                      int timeout_ms, int cancel_fd,
@@ -35,6 +39,10 @@ static int submit_breaking(MemxChannel *channel, MemxCall *call)
         channel->status = -EPIPE;
         memx_channel_shutdown(channel);
     }
+    if (call->request.opcode == MEMX_OP_DROP &&
+        call->request.group == watched_group) {
+        atomic_fetch_or(&dropped, call->request.mask);
+    }
     return memx_transport_tcp.submit(channel, call);
 }
 
@@ -54,17 +62,12 @@ static bool server_is_free(const MemxStats *stats, uint64_t bytes)
     return stats->servers[0].free_bytes >= bytes;
 }
 
-/* The store thread must get on, or nothing is evicted any more and nobody
- * sees that the connection is gone. */
-static void test_broken_at_a_drop(void)
+static MemxRegion *region_new(ServerProcess *server)
 {
-    ServerProcess *server = server_process_new("80M");
     const char *servers[] = { server_process_address(server), NULL };
     MemxOptions o = MEMX_OPTIONS_INIT;
     g_autoptr(GError) error = NULL;
     MemxRegion *region;
-    MemxStats stats;
-    uint8_t *base;
 
     breaking = memx_transport_tcp;
     breaking.connect = connect_breaking;
@@ -75,6 +78,20 @@ static void test_broken_at_a_drop(void)
     o.servers = servers;
     region = memx_region_new_over(&o, &breaking, &error);
     g_assert_no_error(error);
+    return region;
+}
+
+/* The store thread must get on, or nothing is evicted any more and nobody
+ * sees that the connection is gone. */
+static void test_broken_at_a_drop(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    g_autoptr(GError) error = NULL;
+    MemxRegion *region;
+    MemxStats stats;
+    uint8_t *base;
+
+    region = region_new(server);
     base = memx_region_base(region);
 
     for (unsigned generation = 1; generation < 4; generation++) {
@@ -99,9 +116,85 @@ static void test_broken_at_a_drop(void)
     server_process_free(server);
 }
 
+/* A slot whose pages are on their way to the server. */
+static MemxSlot *storing_slot(MemxRegion *r)
+{
+    for (unsigned i = 0; i < r->staging.n_slots; i++) {
+        MemxSlot *slot = &r->staging.slot[i];
+
+        if (slot->state == MEMX_SLOT_STORING && slot->sent == slot->staged) {
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+/* More than is local: it waits for the server. */
+static void *write_all(void *base)
+{
+    for (uint64_t page = 0; page < SIZE / PAGE_BYTES; page++) {
+        pattern_write(base, page, 1);
+    }
+    return NULL;
+}
+
+/* Pages are discarded while they are stored, and when the answer comes somebody
+ * still copies from the slot: what the server holds in vain goes nevertheless. */
+static void test_slot_in_use(void)
+{
+    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    ServerProcess *server = server_process_new("80M");
+    MemxSlot *slot = NULL;
+    MemxRegion *region;
+    uint64_t sent = 0;
+    MemxStats stats;
+    bool done = false;
+    GThread *writer;
+
+    region = region_new(server);
+    server_process_stop(server);
+    writer = g_thread_new("writer", write_all, memx_region_base(region));
+    while (!slot) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_mutex_lock(&region->lock);
+        slot = storing_slot(region);
+        if (slot) {
+            slot->users++;
+            sent = slot->sent;
+            watched_group = slot->group;
+        }
+        g_mutex_unlock(&region->lock);
+        g_usleep(1000);
+    }
+    g_assert_cmpint(memx_region_discard(region,
+                                        watched_group * MEMX_GROUP_BYTES,
+                                        MEMX_GROUP_BYTES), ==, 0);
+    server_process_continue(server);
+    while (!done) { /* answered */
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+        g_mutex_lock(&region->lock);
+        done = slot->state == MEMX_SLOT_DONE && !region->table.n_trim;
+        g_mutex_unlock(&region->lock);
+    }
+    g_mutex_lock(&region->lock);
+    slot->users--;
+    memx_worker_ring(&region->store);
+    g_mutex_unlock(&region->lock);
+    while ((atomic_load(&dropped) & sent) != sent) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+    g_thread_join(writer);
+    await_stats(region, &stats, idle, 0);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/trims/broken-at-a-drop", test_broken_at_a_drop);
+    g_test_add_func("/trims/slot-in-use", test_slot_in_use);
     return g_test_run();
 }
