@@ -79,7 +79,9 @@ def judge(run, trace):
                page_ins=page_ins(run),
                misses=page_ins(run) / plan.PAGES,
                period_ms=run["after"]["tracking"]["period"],
-               looks=len(looks))
+               periods=run["after"]["tracking"]["periods"]
+               - run["before"]["tracking"]["periods"],
+               looks=len(looks), seconds=run["seconds"])
 
     def hot_at(access):
         return plan.hot(pattern, words, trace.places, access)
@@ -138,12 +140,14 @@ def cost(result):
     faults = (after["extra-faults"] - before["extra-faults"]) / periods
     cpu = (after["cpu-time"] - before["cpu-time"]) / periods
     ratio = max(refault / ordinary, 0)
-    per_second = 1000 / after["period"]
+    # Longer than the period where its share of a CPU makes it so.
+    per_second = periods / run["judged_s"]
     return {
         "faults_per_period": round(faults, 1),
         "refault_over_ordinary": round(ratio, 2),
         "cpu_in_ordinary_faults": round(cpu / ordinary, 1),
         "period_ms": after["period"],
+        "seconds_a_period": round(1 / per_second, 2),
         "lab_cpu_pct": round(cpu / 1e4 * per_second / 1e3, 3),
         "faults_pct": round(faults * ratio * per_second
                             * ORDINARY_FAULT_US / 1e4, 4),

@@ -6,13 +6,22 @@ from memxlib import e2e
 from memxlib.wait import check
 
 
+def cut(vm, proxies, number):
+    def reconnects(backend):
+        return backend["servers"][number]["reconnects"]
+    before = reconnects(vm.backend(oob=True))
+    proxies[number].cut()
+    vm.wait_backend("the connection is back",
+                    lambda b: reconnects(b) > before, 60, oob=True)
+
+
 def test(t):
     proxies = [t.proxy(server) for server in t.memservers(2)]
     vm = t.vm(size="320M", local="80M", servers=proxies)
     load = vm.guest.load()
-    for round_number in range(5):
-        for proxy in proxies:
-            proxy.cut()
+    for _ in range(5):
+        for number in range(len(proxies)):
+            cut(vm, proxies, number)
             load.wait_progress()
     t.say("cut ten times")
     for proxy in proxies:

@@ -90,7 +90,7 @@ def test(t):
     kinds = [faults.cut, faults.refuse, faults.stall, faults.delay,
              faults.garble, faults.pause, faults.restart, faults.crash,
              faults.resize, faults.balloon]
-    load = vm.guest.load("--percent 65 --threads 4 --disk /dev/vda")
+    load = vm.guest.load("--percent 65 --threads 4 --disk /dev/vda", last="")
     for number in range(ROUNDS):
         chosen = rng.sample(kinds, rng.randrange(1, 4))
         t.log(f"round {number}: {' '.join(f.__name__ for f in chosen)}")

@@ -8,6 +8,7 @@ Here it was restarted with its pages and less capacity.  It keeps to what it
 promised while it can, which is some 768 MiB beyond its capacity."""
 
 from memxlib import e2e
+from memxlib.guest import IN_ORDER
 from memxlib.wait import check
 
 
@@ -17,7 +18,7 @@ def test(t):
               memx={"server_timeout": 2})
     server.capacity = "4M"
     server.restart_with_pages()
-    job = vm.guest.start("memverify --percent 85 --seconds 3600")
+    job = vm.guest.start("memverify --percent 85 --seconds 3600 " + IN_ORDER)
     full = vm.qmp.wait_event("MEMX_POOL_FULL", 60)
     check(full["server"] == server.address,
           f"the event blames {full['server']}")

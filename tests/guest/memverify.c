@@ -44,7 +44,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE_BYTES = 4096, PAGE_WORDS = PAGE_BYTES / 8, MAX_THREADS = 64 };
+enum { PAGE_BYTES = 4096, PAGE_WORDS = PAGE_BYTES / 8, MAX_THREADS = 64,
+       PROGRESS_NS = 200000000 };
 
 typedef uint64_t Page[PAGE_WORDS];
 
@@ -462,14 +463,16 @@ static void print_counts(const char *label, double started)
     fflush(stdout);
 }
 
-/* Waits for the thread, saying every second how far all of them are. */
+/* Waits for the thread, saying meanwhile how far all of them are. */
 static void join_worker(Worker *w, double started)
 {
     struct timespec ts;
 
     do {
         clock_gettime(CLOCK_REALTIME, &ts);
-        ts.tv_sec++;
+        ts.tv_nsec += PROGRESS_NS;
+        ts.tv_sec += ts.tv_nsec / 1000000000;
+        ts.tv_nsec %= 1000000000;
         if (pthread_timedjoin_np(w->thread, NULL, &ts) == 0) {
             return;
         }

@@ -7,7 +7,12 @@ import socket
 import threading
 import time
 
-from .wait import PATIENCE, Failure, wait_until
+from .wait import ALL, PATIENCE, Failure, wait_until
+
+# Of memverify, for tests about something else than the order in which pages
+# come back: where each page is compared once more at the end, chance takes
+# many times as long.
+IN_ORDER = "" if ALL else "--check-in-order"
 
 
 class Job:
@@ -229,9 +234,10 @@ class Guest:
         with self._changed:
             return self._jobs.setdefault(number, Job(self, command))
 
-    def load(self, options="--percent 70"):
-        job = self.start(f"memverify --seconds 3600 {options}")
-        job.wait_line("^phase visit", 120)
+    def load(self, options="--percent 70", last=IN_ORDER):
+        """last: how pages are compared at the end; visits are at random."""
+        job = self.start(f"memverify --seconds 3600 {options} {last}")
+        job.wait_line("^phase visit", 300)
         return Load(self, job)
 
     def is_alive(self, seconds=20):

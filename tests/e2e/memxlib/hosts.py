@@ -62,18 +62,19 @@ cp "$names" /etc/hosts
 mount --bind "$logs" /var/log/libvirt
 mount --bind "$cache" /var/cache/libvirt
 mkdir /run/vm
-if [ "$hide_kvm" = yes ]; then
-    mkdir /run/machine/dev
-    mount --rbind /dev /run/machine/dev
-    # libvirt moves what is mounted below /dev: it must not find it twice.
-    umount --recursive --lazy /dev 2>/dev/null || true
-    mount -t tmpfs -o mode=755 dev /dev
-    (cd /run/machine/dev && cp -a fd full null ptmx random std* tty urandom \
-        userfaultfd zero /dev)
-    mkdir /dev/pts /dev/shm
-    mount --bind /run/machine/dev/pts /dev/pts
-    mount --bind /run/machine/dev/shm /dev/shm
-fi
+kvm=kvm
+[ "$hide_kvm" = no ] || kvm=
+mkdir /run/machine/dev
+mount --rbind /dev /run/machine/dev
+# libvirt moves what is mounted below /dev: it must not find it twice.
+umount --recursive --lazy /dev 2>/dev/null || true
+mount -t tmpfs -o mode=755 dev /dev
+(cd /run/machine/dev && cp -a fd full $kvm null ptmx random std* tty urandom \
+    userfaultfd zero /dev)
+[ -z "$kvm" ] || chmod 666 /dev/kvm # as udev does, where there is one
+mkdir /dev/pts /dev/shm
+mount --bind /run/machine/dev/pts /dev/pts
+mount --bind /run/machine/dev/shm /dev/shm
 if [ -n "$closed" ]; then
     mkdir /run/machine/reach
     mount --rbind "$reach" /run/machine/reach
@@ -356,8 +357,6 @@ class Network:
         if closed:
             self.reach = [e2e.BUILD if closed == e2e.TOP else e2e.TOP, closed]
         self.qemu_user = self.qemu_group = f"+{QEMU_UID}"
-        if not self.hides_kvm:
-            self.qemu_group = f"+{os.stat('/dev/kvm').st_gid}"
 
     def _ip(self, *words):
         done = subprocess.run(["ip", *words], capture_output=True, text=True,

@@ -11,6 +11,8 @@ import threading
 
 from .wait import PATIENCE, Deadline, Failure, wait_until
 
+LOGGED = 600    # characters of a message
+
 
 class QmpError(Failure):
     """QEMU refused a command."""
@@ -24,6 +26,7 @@ class Qmp:
         self._events = []
         self._closed = False
         self._next_id = 0
+        self._last = ""
         self._socket = self._connect(path, alive, seconds)
         self._file = self._socket.makefile("rb")
         self.version = self._greeting()["QMP"]["version"]["qemu"]
@@ -44,6 +47,12 @@ class Qmp:
                 return None
         return wait_until("QEMU opens its QMP socket", attempt, seconds, 0.05)
 
+    def _log_line(self, line):
+        """Of long ones, the last is shown whole at the end."""
+        text = line.decode().strip()
+        self._log(f"qmp < {text[:LOGGED]}")
+        self._last = text if len(text) > LOGGED else self._last
+
     def _greeting(self):
         """An event that happens while QEMU's monitor thread accepts the
         connection (RESUME, of a VM that starts by itself) comes before it."""
@@ -51,7 +60,7 @@ class Qmp:
             message = json.loads(line)
             if "QMP" in message:
                 return message
-            self._log(f"qmp < {line.decode().strip()[:600]}")
+            self._log_line(line)
             self._events.append(message)
         raise Failure("QEMU closed QMP without a greeting")
 
@@ -59,7 +68,7 @@ class Qmp:
         try:
             for line in self._file:
                 message = json.loads(line)
-                self._log(f"qmp < {line.decode().strip()[:600]}")
+                self._log_line(line)
                 with self._changed:
                     if "event" in message:
                         self._events.append(message)
@@ -73,6 +82,9 @@ class Qmp:
             self._changed.notify_all()
 
     def close(self):
+        if self._last:
+            self._log(f"qmp last < {self._last}")
+            self._last = ""
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -59,7 +59,7 @@ class Case:
             (["-S"] if moment in ("before-commit", "half-committed") else []))
         self.migration = Migration(
             self.source, self.dest, self.proxies, LOCAL,
-            warm_up=8 if moment == "setup" else 1,
+            warm_up=8 if moment == "setup" and row in ROWS else 1,
             key_secret="key" if source_key else None,
             capabilities=["pause-before-switchover"]
             if moment == "pre-switchover" else [],

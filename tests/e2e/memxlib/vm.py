@@ -17,7 +17,7 @@ TCG_CPU = "max,-erms,-fsrm"
 TOP = os.path.realpath(os.path.join(os.path.dirname(__file__), "../../.."))
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 KERNEL_ARGS = ("console=ttyS0 quiet panic=-1 no_timer_check mitigations=off "
-               "nowatchdog memhp_default_state=online")
+               "nowatchdog memhp_default_state=online cryptomgr.notests")
 
 
 def size_bytes(text):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Waiting, always with a deadline."""
+"""Waiting, always with a deadline; and how much there is time for."""
 
 import os
 import time
@@ -7,6 +7,9 @@ import time
 # How many times as long all may take: in a virtual host of scripts/lab
 # everything is emulated, and beside other work at that.
 PATIENCE = 6 if "LAB_HOST" in os.environ else 1
+
+# run-tests --all: also what takes long and shows little more.
+ALL = "MEMX_ALL" in os.environ
 
 
 class Failure(AssertionError):
