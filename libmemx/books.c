@@ -96,6 +96,7 @@ void memx_starve_locked(MemxRegion *r)
         r->starved = true;
         r->count.starved++;
     }
+    r->n_starved++;
     if (!r->starved_since_ns) {
         r->starved_since_ns = memx_now_ns();
     }
@@ -233,8 +234,9 @@ void memx_wake_chunk(MemxRegion *r, uint32_t chunk)
 void memx_wake_all(MemxRegion *r)
 {
     g_mutex_lock(&r->lock);
+    r->n_starved = 0; /* who still must wait is counted anew */
     for (unsigned i = 0; i < r->n_servers; i++) {
-        r->server[i].dropped = 0; /* who still must wait is counted anew */
+        r->server[i].dropped = 0;
     }
     g_mutex_unlock(&r->lock);
     memx_uffd_wake(r->uffd, r->base, r->size_bytes);

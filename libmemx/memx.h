@@ -286,7 +286,7 @@ typedef struct MemxStats {
     uint64_t faults_first_touch;
     uint64_t faults_remote;      /* fetched for a waiting thread */
     uint64_t faults_staged;      /* found in staging */
-    uint64_t faults_waiting;     /* threads waiting for a fetch now */
+    uint64_t faults_waiting;     /* threads that wait now: for a fetch, for room */
     uint64_t starved;            /* faults that waited for an eviction */
     uint64_t prefetched_pages;
     uint64_t prefetch_wasted_pages; /* raced with a fault or a discard */

@@ -288,6 +288,7 @@ struct MemxRegion {
     uint64_t held;
     uint64_t low, high;     /* free pages: evict below, until */
     bool starved;           /* a fault found no budget */
+    unsigned n_starved;     /* faults forgotten for want of it */
     uint64_t starved_since_ns;
     bool stalled;           /* a STALLED event is out */
     bool bug;

@@ -96,7 +96,7 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     out->faults_first_touch = n->first_touch;
     out->faults_remote = n->remote;
     out->faults_staged = n->staged;
-    out->faults_waiting += memx_mask_pages(r->fault_busy);
+    out->faults_waiting += memx_mask_pages(r->fault_busy) + r->n_starved;
     out->starved = n->starved;
     out->prefetched_pages = n->prefetched;
     out->prefetch_wasted_pages = n->prefetch_wasted;

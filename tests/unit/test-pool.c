@@ -204,6 +204,50 @@ static void test_empty_server_loses_only_copies(void)
     server_process_free(server);
 }
 
+static gpointer write_all_thread(gpointer region)
+{
+    write_all(region, 32 * MIB, 1);
+    return NULL;
+}
+
+static bool somebody_waits(const MemxStats *s, uint64_t events)
+{
+    return s->faults_waiting > 0 &&
+           g_atomic_int_get(&((gint *)(uintptr_t)events)[MEMX_EVENT_STALLED]);
+}
+
+static bool nobody_waits(const MemxStats *s, uint64_t unused)
+{
+    return !s->faults_waiting;
+}
+
+/* The server takes nothing and no page is there to be fetched: who waits for
+ * room is counted, and told, like who waits for a page. */
+static void test_waits_for_room(void)
+{
+    ServerProcess *server = server_process_new("64M");
+    gint events[MEMX_EVENT_BUG + 1] = { 0 };
+    MemxRegion *region = region_fixture_new(&(RegionFixture) {
+        .size = 32 * MIB, .local = 8 * MIB, .servers = &server,
+        .n_servers = 1, .server_timeout_ms = 1000, .event = count_event,
+        .opaque = events,
+    });
+    GThread *writer;
+    MemxStats s;
+
+    server_process_stop(server);
+    writer = g_thread_new("writer", write_all_thread, region);
+    await_stats(region, &s, somebody_waits, (uintptr_t)events);
+    g_assert_cmpuint(s.faults_remote, ==, 0);
+    g_assert_cmpuint(s.starved, >, 0);
+    server_process_continue(server);
+    g_thread_join(writer);
+    await_stats(region, &s, nobody_waits, 0);
+    check_all(region, 32 * MIB, 1);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -213,5 +257,6 @@ int main(int argc, char **argv)
                     test_lowered_on_unequal_servers);
     g_test_add_func("/pool/empty-server-loses-only-copies",
                     test_empty_server_loses_only_copies);
+    g_test_add_func("/pool/waits-for-room", test_waits_for_room);
     return g_test_run();
 }
