@@ -99,28 +99,19 @@ static bool is_broken(Error **errp)
 bool memx_split_unwanted(Error **errp)
 {
     Error *err = NULL;
+    bool broken = is_broken(&err); /* first: who cancels or yanks breaks it */
 
     if (is_cancelled(errp)) {
+        error_free(err);
         return true;
     }
     if (qatomic_read(&yanked)) {
         error_setg(errp, "the migration was yanked");
+        error_free(err);
         return true;
     }
-    if (!is_broken(&err)) {
-        return false;
-    }
-    if (!bql_locked()) {
-        /* migration_cancel() breaks it before it says that it cancels. */
-        bql_lock();
-        bql_unlock();
-    }
-    if (is_cancelled(errp)) {
-        error_free(err);
-    } else {
-        error_propagate(errp, err);
-    }
-    return true;
+    error_propagate(errp, err);
+    return broken;
 }
 
 bool memx_split_uses(const MemxRegion *region)
