@@ -6,6 +6,9 @@
  */
 #include "region.h"
 #include "uffd.h"
+#include "window.h"
+
+#define HUGE_PART 64 /* of the local memory, at most, is kept free for one */
 
 /* As wide as the counters: a difference below zero must not wrap at 2^32. */
 static uint64_t pages(uint64_t mask)
@@ -62,6 +65,9 @@ void memx_limit_set_locked(MemxRegion *r, uint64_t local_bytes)
     } else {
         r->low = memx_low_watermark(r->limit);
         r->high = 2 * r->low;
+        if (r->huge && r->limit >= (uint64_t)MEMX_WINDOW_PAGES * HUGE_PART) {
+            r->high += MEMX_WINDOW_PAGES; /* for the next huge page */
+        }
     }
 }
 
@@ -87,6 +93,14 @@ void memx_budget_give_locked(MemxRegion *r, uint64_t n)
     r->held -= n;
     if (n && r->starved) {
         memx_worker_ring(&r->store);
+    }
+}
+
+void memx_want_locked(MemxRegion *r, MemxChunk *chunk)
+{
+    chunk->flags |= MEMX_CHUNK_WANTED;
+    if (r->windows_away) {
+        memx_ager_ring(r->ager);
     }
 }
 

@@ -35,6 +35,9 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
 
     g_mutex_lock(&r->lock);
     while (chunk->installing || memx_chunk_exclusive(chunk)) {
+        if (memx_chunk_exclusive(chunk)) {
+            memx_want_locked(r, chunk);
+        }
         r->n_waiting++;
         g_cond_wait(&r->changed, &r->lock);
         r->n_waiting--;

@@ -53,6 +53,14 @@ typedef enum {
     MEMX_KEEP_COPIES_OFF,   /* a fetched page leaves its server at once */
 } MemxKeepCopies;
 
+/* Whether local memory that is in use becomes huge pages (2 MiB), where all of
+ * a huge page is local. */
+typedef enum {
+    MEMX_HUGE_PAGES_AUTO,   /* where that can be had */
+    MEMX_HUGE_PAGES_ON,     /* or it is an error */
+    MEMX_HUGE_PAGES_OFF,
+} MemxHugePages;
+
 typedef enum {
     MEMX_EVENT_SERVER_LOST,  /* unreachable or not answering; being retried */
     MEMX_EVENT_SERVER_BACK,  /* answers again, with its pages */
@@ -133,6 +141,7 @@ typedef struct MemxOptions {
     const void *key;         /* admission key, or NULL */
     size_t key_bytes;
     MemxKeepCopies keep_copies;
+    MemxHugePages huge_pages;
     bool passive;            /* for memx_split_begin() alone: see there */
     unsigned server_timeout_ms; /* 1000 .. 86400000; 30000 */
     unsigned connect_timeout_ms; /* at creation, per server; 5000 */
@@ -278,6 +287,7 @@ typedef struct MemxStats {
     uint64_t local_bytes;        /* guest pages + staged + free frames, and 256
                                     KiB of the engine's: with a local size of
                                     all of it this may be a little more */
+    uint64_t huge_bytes;         /* of it in huge pages, a moment ago */
     uint64_t staged_bytes;
     uint64_t remote_bytes;
     uint64_t never_written_bytes;

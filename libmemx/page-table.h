@@ -18,7 +18,8 @@
  *
  *   fetching    requests to a server for pages of it; they outlive the lock
  *   installing  threads putting pages into the guest right now; brief
- *   exclusive   one thread is taking pages out (evicting, discarding); brief
+ *   exclusive   one thread is taking pages out (evicting, discarding); brief, or
+ *               ended at once when it is wanted (a huge page is sampled)
  *
  * Installing and exclusive keep each other out; eviction also waits for
  * fetching to end, so that a late reply can never meet a page that has been

@@ -273,7 +273,7 @@ static void fault_handle(MemxRegion *r, uint64_t address, uint64_t now)
     }
     chunk = &r->table.chunk[memx_chunk_of_group(&r->table, group)];
     if (memx_chunk_exclusive(chunk)) {
-        chunk->flags |= MEMX_CHUNK_WANTED;
+        memx_want_locked(r, chunk);
         g_mutex_unlock(&r->lock);
         return;
     }
@@ -367,7 +367,7 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     }
     if (memx_chunk_exclusive(chunk)) {
         /* Being discarded: woken, and resolved anew, when that has ended. */
-        chunk->flags |= MEMX_CHUNK_WANTED;
+        memx_want_locked(r, chunk);
     } else if (f->call.status) {
         leave_to_server(s); /* until it is back */
     } else if (!(r->table.stored[group] & bit) ||

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "huge.h"
 #include "region.h"
 #include "uffd.h"
 
@@ -106,7 +107,7 @@ static bool map_memory(MemxRegion *r, const MemxOptions *o, GError **error)
         }
         r->owns_base = true;
     }
-    /* Huge pages would be split page by page; a child would pin them. */
+    /* No huge pages yet, which would count as one; a child would pin pages. */
     madvise(r->base, r->size_bytes, MADV_NOHUGEPAGE);
     madvise(r->base, r->size_bytes, MADV_UNMERGEABLE);
     madvise(r->base, r->size_bytes, MADV_DONTFORK);
@@ -190,6 +191,7 @@ static bool start_threads(MemxRegion *r, GError **error)
         !memx_worker_init(&r->store, error) ||
         !memx_worker_init(&r->fetch, error) ||
         !memx_worker_init(&r->keeper, error) ||
+        !memx_worker_init(&r->collapse, error) ||
         !memx_worker_init(&r->faults, error)) {
         return false;
     }
@@ -209,6 +211,10 @@ static bool start_threads(MemxRegion *r, GError **error)
                             error) ||
          !memx_worker_start(&r->faults, "memx-fault", memx_fault_thread, r,
                             error))) {
+        return false;
+    }
+    if (r->huge && !memx_worker_start(&r->collapse, "memx-collapse",
+                                      memx_huge_thread, r, error)) {
         return false;
     }
     for (unsigned i = 0; i < r->n_servers; i++) {
@@ -260,7 +266,8 @@ MemxRegion *memx_region_prepare(const MemxOptions *o,
     if (!r->passive && !open_uffd(r, o, error)) {
         goto fail;
     }
-    if (!map_memory(r, o, error) || !make_tables(r, o, error)) {
+    if (!map_memory(r, o, error) || !memx_huge_choose(r, o, error) ||
+        !make_tables(r, o, error)) {
         goto fail;
     }
     if (hash_key) {
@@ -285,11 +292,17 @@ bool memx_region_register(MemxRegion *r, const MemxOptions *o, GError **error)
     if (r->passive) {
         return true;
     }
-    return (r->rwp
+    if (!(r->rwp
             ? memx_uffd_register_rwp(r->uffd, r->base, r->size_bytes, true,
                                      error)
-            : memx_uffd_register(r->uffd, r->base, r->size_bytes, error)) &&
-           memx_ageing_init(r, o, error);
+            : memx_uffd_register(r->uffd, r->base, r->size_bytes, error)) ||
+        !memx_ageing_init(r, o, error)) {
+        return false;
+    }
+    if (r->huge) { /* from now on, a page comes only by us */
+        madvise(r->base, r->size_bytes, MADV_HUGEPAGE);
+    }
+    return true;
 }
 
 bool memx_region_start(MemxRegion *r, GError **error)
@@ -355,6 +368,7 @@ void memx_region_free(MemxRegion *r)
     g_mutex_unlock(&r->lock);
     memx_ager_stop(r->ager); /* gives back what it has away */
     memx_worker_join(&r->keeper);
+    memx_worker_join(&r->collapse);
     for (unsigned i = 0; i < r->n_servers; i++) {
         memx_worker_join(&r->server[i].link);
     }
@@ -371,6 +385,7 @@ void memx_region_free(MemxRegion *r)
     memx_worker_destroy(&r->faults);
     memx_worker_destroy(&r->session);
     memx_worker_destroy(&r->keeper);
+    memx_worker_destroy(&r->collapse);
     waits = somebody_waits(r);
     memx_pool_close(r);
     free_controls(r->control); /* nobody waits any more */

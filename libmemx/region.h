@@ -21,6 +21,7 @@
  *            that is drained has, releases it when it is empty. keeper.c
  *   session  watches the clock, calls the event function.     session.c
  *   ager     looks what was touched, and ages the history.    ager.c, ageing.c
+ *   collapse makes huge pages of local memory in use.         huge.c
  *
  * One lock protects what they share: the network page table, history, slots,
  * the budget and the servers' books.  It is held for table look-ups only,
@@ -259,6 +260,7 @@ struct MemxRegion {
     bool tracking_paused;
     int uffd;
     bool rwp;               /* registered for it */
+    bool huge;              /* local memory may become huge pages */
     int pagemap_fd;
     bool fill_by_move;
     bool host_swap;
@@ -312,6 +314,8 @@ struct MemxRegion {
     uint8_t heir_id[MEMX_ID_BYTES]; /* source: of whom it was offered to */
     bool quiet;             /* nothing is evicted or trimmed, for the moment */
     bool leave;             /* the spaces are another's when we end */
+    uint64_t huge_windows;  /* that are huge pages, a moment ago */
+    unsigned windows_away;  /* taken by the sampler: chunks are exclusive */
     bool rebalance;         /* chunks go where there are too few of them */
     unsigned n_moves;       /* active */
     uint64_t fetched_at_commit;
@@ -336,7 +340,7 @@ struct MemxRegion {
     uint32_t trim_chunk;    /* being trimmed, from group trim_at on */
     uint64_t trim_at, trim_end;
 
-    MemxWorker faults, store, fetch, session, keeper;
+    MemxWorker faults, store, fetch, session, keeper, collapse;
     GPtrArray *retired;     /* peers of servers released; the keeper's */
 };
 
@@ -375,6 +379,10 @@ static inline bool memx_stopping(const MemxRegion *r)
 }
 
 /* books.c: what several threads do to the shared tables; all _locked. */
+
+/* A thread waits for an exclusive chunk: it is woken at the end of that, which
+ * comes at once if the sampler has the chunk away.  Fault path. */
+void memx_want_locked(MemxRegion *r, MemxChunk *chunk);
 
 /* Makes a group's words @present and @stored, and keeps every count right. */
 void memx_set_group_locked(MemxRegion *r, uint64_t group, uint64_t present,

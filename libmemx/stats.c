@@ -5,6 +5,7 @@
  */
 #include <string.h>
 #include "region.h"
+#include "window.h"
 
 static void server_stats_locked(MemxServer *s, bool rebalance,
                                 MemxServerStats *out)
@@ -86,6 +87,7 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     out->local_limit_bytes = MIN(r->limit, r->table.n_pages) *
                              MEMX_PAGE_BYTES;
     out->local_bytes = r->held * MEMX_PAGE_BYTES;
+    out->huge_bytes = r->huge_windows * MEMX_WINDOW_BYTES;
     out->staged_bytes = staged * MEMX_PAGE_BYTES;
     out->chunk_bytes = r->chunk_bytes;
     never = r->table.n_pages - r->table.n_present;

@@ -15,7 +15,11 @@
  * All local groups have their turn within a period, a slice after the other;
  * the dwell is as long as that allows, so that the rate adapts to the period,
  * and the period to what is found (ager.c).  A 32nd of the local memory at most,
- * and 64 MiB, is away at a time.
+ * and 64 MiB, is away at a time; and as much again in huge pages.
+ *
+ * A huge page (huge.c) is taken as a whole, into a place of its own, so that it
+ * stays one; its chunks are exclusive meanwhile.  Who touches it waits until it
+ * is back: that is as quick as to copy a page of it.
  *
  * A page in a slot is as safe as one that is being evicted, and counts in
  * local-size as before: its frame moved along.  Sampling stands still while the
@@ -31,8 +35,10 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sys/mman.h>
 #include "evict.h"
 #include "uffd.h"
+#include "window.h"
 
 #define PART 32u            /* of the local memory, at a time */
 #define SLOTS_MIN 4u
@@ -42,6 +48,7 @@
 #define TICK_MS 20          /* looks whether it must stand still */
 #define RETRY_MS 1
 #define MOVES_MAX 100u      /* refused, then it is copied */
+#define WINDOWS_MAX (SLOTS_MAX / MEMX_WINDOW_GROUPS)
 #define FAULT_NS 20000ull   /* of CPUs, for one: the guest's and ours */
 
 typedef struct Sample {
@@ -51,7 +58,38 @@ typedef struct Sample {
     unsigned n;
     MemxSlot *slot[SLOTS_MAX]; /* away */
     uint64_t taken[SLOTS_MAX]; /* pages of each, when it was taken */
+    void *map;
+    uint64_t map_bytes;
+    uint8_t *place;         /* of huge pages */
+    unsigned places;
+    unsigned n_windows;     /* huge pages away, each in its place; */
+    uint64_t window[WINDOWS_MAX]; /* its first group; TAKEN_BACK: no more */
 } Sample;
+
+#define TAKEN_BACK UINT64_MAX
+
+static void sample_close(void *opaque)
+{
+    Sample *t = opaque;
+
+    if (t->map) { /* nothing is away between two slices */
+        munmap(t->map, t->map_bytes);
+    }
+    g_free(t);
+}
+
+static bool map_places(Sample *t, GError **error)
+{
+    uint64_t bytes = t->places * MEMX_WINDOW_BYTES;
+
+    t->place = memx_window_map(bytes, &t->map, &t->map_bytes);
+    if (!t->place) {
+        g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
+                    "cannot map memory for samples: %s", g_strerror(errno));
+        return false;
+    }
+    return memx_uffd_register(t->region->uffd, t->place, bytes, error);
+}
 
 static void *sample_open(const MemxWatch *watch, GError **error)
 {
@@ -71,6 +109,11 @@ static void *sample_open(const MemxWatch *watch, GError **error)
     }
     t = g_new0(Sample, 1);
     t->region = r;
+    t->places = r->huge ? MAX(n / MEMX_WINDOW_GROUPS, 1) : 0;
+    if (t->places && !map_places(t, error)) {
+        sample_close(t);
+        return NULL;
+    }
     return t;
 }
 
@@ -216,6 +259,141 @@ static bool give_back(MemxRegion *r, MemxSlot *slot, bool copy)
     return done;
 }
 
+static void window_chunks(MemxRegion *r, uint64_t g, uint32_t *first,
+                          uint32_t *last)
+{
+    *first = memx_chunk_of_group(&r->table, g);
+    *last = memx_chunk_of_group(&r->table, g + MEMX_WINDOW_GROUPS - 1);
+}
+
+/* Makes a window's chunks exclusive, if they are idle and all of it is here. */
+static bool window_begin(MemxRegion *r, uint64_t g)
+{
+    uint32_t first, last;
+    bool ok = !stand_still_locked(r);
+
+    window_chunks(r, g, &first, &last);
+    for (unsigned i = 0; i < MEMX_WINDOW_GROUPS; i++) {
+        ok = ok && r->table.present[g + i] == UINT64_MAX;
+    }
+    for (uint32_t c = first; c <= last; c++) {
+        ok = ok && memx_chunk_idle(&r->table.chunk[c]);
+    }
+    for (uint32_t c = first; ok && c <= last; c++) {
+        r->table.chunk[c].flags |= MEMX_CHUNK_EXCLUSIVE;
+    }
+    r->windows_away += ok;
+    return ok;
+}
+
+static void window_end(MemxRegion *r, uint64_t g)
+{
+    uint32_t first, last;
+
+    window_chunks(r, g, &first, &last);
+    g_mutex_lock(&r->lock);
+    r->windows_away--;
+    for (uint32_t c = first; c <= last; c++) {
+        memx_exclusive_end_locked(r, c);
+    }
+    g_mutex_unlock(&r->lock);
+    for (uint32_t c = first; c <= last; c++) {
+        memx_wake_chunk(r, c); /* whoever waits for it, or for more of it */
+    }
+}
+
+/* Of chunks that are larger one window alone would hide the others. */
+static bool is_huge(const Sample *t, const MemxSlice *slice, unsigned i)
+{
+    MemxRegion *r = t->region;
+
+    return t->places && i % MEMX_WINDOW_GROUPS == 0 &&
+           i + MEMX_WINDOW_GROUPS <= slice->n_groups &&
+           r->table.groups_per_chunk <= MEMX_WINDOW_GROUPS &&
+           memx_windows_huge(r->pagemap_fd,
+                             memx_group_hva(r, slice->first_group + i), 1);
+}
+
+/* Takes a huge page away.  False: it is busy, or somebody holds it. */
+static bool take_window(Sample *t, uint64_t g)
+{
+    MemxRegion *r = t->region;
+    bool ok;
+
+    g_mutex_lock(&r->lock);
+    ok = window_begin(r, g);
+    g_mutex_unlock(&r->lock);
+    if (!ok) {
+        return false;
+    }
+    if (!memx_window_move(r->uffd, r->pagemap_fd,
+                          t->place + t->n_windows * MEMX_WINDOW_BYTES,
+                          memx_group_hva(r, g), MEMX_WINDOW_BYTES, false)) {
+        window_end(r, g);
+        return false;
+    }
+    t->window[t->n_windows++] = g;
+    return true;
+}
+
+/* It came or went as small pages: its place has a page table now.  A place that
+ * can't be made anew isn't used any more, nor are those behind it. */
+static void renew_place(Sample *t, unsigned i)
+{
+    if (!memx_window_renew(t->region->uffd,
+                           t->place + i * MEMX_WINDOW_BYTES)) {
+        t->places = i;
+    }
+}
+
+static void note_touched(MemxSlice *slice, uint64_t g)
+{
+    for (uint64_t i = g; i < g + MEMX_WINDOW_GROUPS; i++) {
+        slice->touched[i] = UINT64_MAX;
+        slice->skipped[i / 64] &= ~(1ull << i % 64);
+    }
+}
+
+/* Those which somebody waits for come back, or all. */
+static void collect_windows(Sample *t, MemxSlice *slice, bool all)
+{
+    MemxRegion *r = t->region;
+
+    for (unsigned i = 0; i < t->n_windows; i++) {
+        uint64_t g = t->window[i];
+        bool wanted = false;
+        uint32_t c, last;
+
+        if (g == TAKEN_BACK) {
+            continue;
+        }
+        g_mutex_lock(&r->lock);
+        for (window_chunks(r, g, &c, &last); c <= last; c++) {
+            wanted |= r->table.chunk[c].flags & MEMX_CHUNK_WANTED;
+        }
+        g_mutex_unlock(&r->lock);
+        if (!all && !wanted) {
+            continue;
+        }
+        memx_window_move(r->uffd, r->pagemap_fd, memx_group_hva(r, g),
+                         t->place + i * MEMX_WINDOW_BYTES, MEMX_WINDOW_BYTES,
+                         true);
+        if (!memx_windows_huge(r->pagemap_fd, memx_group_hva(r, g), 1)) {
+            renew_place(t, i);
+        }
+        window_end(r, g);
+        t->window[i] = TAKEN_BACK;
+        if (wanted) {
+            note_touched(slice, g - slice->first_group);
+            slice->faults++;
+            memx_pace_charge(slice->pace, FAULT_NS);
+        }
+    }
+    if (all) {
+        t->n_windows = 0;
+    }
+}
+
 /* Notes which pages were missed, and which chunks of the slice (bits). */
 static void note_missed(Sample *t, MemxSlice *slice, uint64_t *chunks)
 {
@@ -245,6 +423,7 @@ static void collect(Sample *t, MemxSlice *slice, bool all)
     uint64_t chunks[MEMX_SLICE_WORDS] = { 0 };
     unsigned left = 0;
 
+    collect_windows(t, slice, all);
     note_missed(t, slice, chunks);
     for (unsigned i = 0; i < t->n; i++) {
         uint32_t c = memx_chunk_of_group(&r->table, t->slot[i]->group) -
@@ -283,7 +462,7 @@ static void dwell(Sample *t, MemxSlice *slice, int wake_fd, uint64_t ns)
 {
     uint64_t end = memx_now_ns() + ns, now;
 
-    while (t->n && (now = memx_now_ns()) < end && !stand_still(t->region)) {
+    while ((t->n || t->n_windows) && (now = memx_now_ns()) < end && !stand_still(t->region)) {
         struct pollfd pfd = { .fd = wake_fd, .events = POLLIN };
         int left_ms = (end - now + 999999) / 1000000;
 
@@ -320,6 +499,14 @@ static void charge_faults(Sample *t, MemxSlice *slice)
     t->faults = n;
 }
 
+/* Nothing is known of these groups. */
+static void skip(MemxSlice *slice, unsigned group, unsigned n)
+{
+    for (unsigned i = group; i < group + n; i++) {
+        slice->skipped[i / 64] |= 1ull << i % 64;
+    }
+}
+
 /* A dwell that had to end early tells only what was missed. */
 static void note_unknown(Sample *t, MemxSlice *slice)
 {
@@ -330,7 +517,13 @@ static void note_unknown(Sample *t, MemxSlice *slice)
         uint64_t g = t->slot[i]->group - slice->first_group;
 
         if (!slice->touched[g]) {
-            slice->skipped[g / 64] |= 1ull << g % 64;
+            skip(slice, g, 1);
+        }
+    }
+    for (unsigned i = 0; i < t->n_windows; i++) {
+        if (t->window[i] != TAKEN_BACK) {
+            skip(slice, t->window[i] - slice->first_group,
+                 MEMX_WINDOW_GROUPS);
         }
     }
 }
@@ -359,25 +552,26 @@ static void sample_harvest(void *opaque, MemxSlice *slice, int wake_fd,
     each = CLAMP(dwell_ns / ((groups + n_slots - 1) / n_slots),
                  DWELL_MIN_NS, DWELL_MAX_NS);
     for (unsigned i = 0; i < slice->n_groups; i++) {
+        uint64_t g = slice->first_group + i;
+
         if (!memx_slice_wanted(slice, i)) {
             continue;
         }
-        if (!take_away(t, slice->first_group + i)) {
-            slice->skipped[i / 64] |= 1ull << i % 64;
+        if (is_huge(t, slice, i)) {
+            if (!take_window(t, g)) {
+                skip(slice, i, MEMX_WINDOW_GROUPS); /* to take parts would split it */
+            }
+            i += MEMX_WINDOW_GROUPS - 1;
+        } else if (!take_away(t, g)) {
+            skip(slice, i, 1);
         }
         rest(t, slice, wake_fd);
-        if (t->n == n_slots) {
+        if (t->n == n_slots || (t->n_windows && t->n_windows >= t->places)) {
             end_dwell(t, slice, wake_fd, each);
             memx_pace(slice->pace);
         }
     }
     end_dwell(t, slice, wake_fd, each);
-}
-
-/* Nothing is away between two slices. */
-static void sample_close(void *opaque)
-{
-    g_free(opaque);
 }
 
 const MemxTrackerOps memx_tracker_sample = {

@@ -42,15 +42,12 @@
 #include <unistd.h>
 #include "tracker.h"
 #include "uffd.h"
+#include "window.h"
 
-#define WINDOW_BYTES (2ull << 20)
-#define WINDOW_PAGES (unsigned)(WINDOW_BYTES / MEMX_PAGE_BYTES)
-#define WINDOWS (MEMX_SLICE_GROUPS_MAX / 8) /* all of a slice */
+#define WINDOWS (MEMX_SLICE_GROUPS_MAX / MEMX_WINDOW_GROUPS) /* all of a slice */
 #define MESSAGES 16
 #define DWELL_MIN_NS 5000000ull
 #define DWELL_MAX_NS 1000000000ull
-#define RETRY_MS 1
-#define MOVES_MAX 100u  /* refused, of a window; then pages are copied */
 #define AWAY_MIN 16u
 #define RETURN_MAX_NS 20000000ull /* until all are back */
 #define RETURN_NS 1000000ull      /* what one takes, until it is known */
@@ -67,7 +64,7 @@ typedef struct Windows {
     unsigned n_ranges;
     int uffd;
     int pagemap_fd;
-    uint8_t *map;
+    void *map;
     uint64_t map_bytes;         /* for max_away, and to align them */
     uint8_t *staging;
     uint16_t **pages;           /* that each range's windows had, and 1; or 0 */
@@ -112,65 +109,18 @@ static void window_close(void *opaque)
 static bool map_staging(Windows *t, GError **error)
 {
     uint64_t bytes = 0;
-    void *map;
 
     for (unsigned i = 0; i < t->n_ranges; i++) {
         bytes = MAX(bytes, t->range[i].bytes);
     }
-    bytes = MIN(bytes / WINDOW_BYTES + 1, WINDOWS) * WINDOW_BYTES;
-    t->map_bytes = bytes + WINDOW_BYTES;
-    map = mmap(NULL, t->map_bytes, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map == MAP_FAILED) {
+    bytes = MIN(bytes / MEMX_WINDOW_BYTES + 1, WINDOWS) * MEMX_WINDOW_BYTES;
+    t->staging = memx_window_map(bytes, &t->map, &t->map_bytes);
+    if (!t->staging) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
                     "cannot map memory for samples: %s", g_strerror(errno));
         return false;
     }
-    t->map = map;
-    t->staging = (uint8_t *)(((uintptr_t)map + WINDOW_BYTES - 1) &
-                             ~(WINDOW_BYTES - 1));
-    /* A page that was merged (systemd's MemoryKSM=) can't be moved. */
-    madvise(map, t->map_bytes, MADV_UNMERGEABLE);
-    madvise(map, t->map_bytes, MADV_DONTFORK);
     return memx_uffd_register(t->uffd, t->staging, bytes, error);
-}
-
-/*
- * Moves a window, or the first @bytes of one; what can't be moved stays.  False:
- * that is all of it.  @must: all of it has to go; of what the kernel refuses to
- * move (somebody has pinned it) a copy does, since nobody writes to it there.
- *
- * What is refused as a whole may be a huge page that somebody holds.  It isn't
- * tried in parts: Linux 6.12 would try to split it for as long as it is held,
- * in the kernel, with the lock of all mappings.
- */
-static bool move_window(Windows *t, uint8_t *to, uint8_t *from,
-                        uint64_t bytes, bool must)
-{
-    unsigned refused = 0;
-    uint64_t at = 0;
-
-    while (at < bytes) {
-        ssize_t done = memx_uffd_move_sure(t->uffd, t->pagemap_fd, to + at,
-                                           from + at, bytes - at,
-                                           MEMX_MOVE_ALLOW_HOLES |
-                                           MEMX_MOVE_DONTWAKE);
-
-        if (!must && !at && done <= 0) {
-            return false;
-        }
-        if (must && done <= 0 && done != -EEXIST && done != -ENOENT) {
-            if (refused++ < MOVES_MAX ||
-                memx_uffd_copy(t->uffd, to + at, from + at, MEMX_PAGE_BYTES,
-                               MEMX_MOVE_DONTWAKE) <= 0) {
-                poll(NULL, 0, RETRY_MS); /* somebody is busy with it */
-                continue;
-            }
-            madvise(from + at, MEMX_PAGE_BYTES, MADV_DONTNEED);
-        }
-        at += done > 0 ? done : MEMX_PAGE_BYTES;
-    }
-    return true;
 }
 
 /* The kernel registers shared memory, too, but doesn't move it. */
@@ -178,11 +128,12 @@ static bool check_kind(Windows *t, const MemxRange *range, GError **error)
 {
     ssize_t done = memx_uffd_move_sure(t->uffd, t->pagemap_fd, t->staging,
                                        range->base,
-                                       MIN(range->bytes, WINDOW_BYTES),
+                                       MIN(range->bytes, MEMX_WINDOW_BYTES),
                                        MEMX_MOVE_ALLOW_HOLES);
 
     if (done > 0) {
-        move_window(t, range->base, t->staging, done, true);
+        memx_window_move(t->uffd, t->pagemap_fd, range->base, t->staging,
+                         done, true);
     }
     if (done == -EINVAL) {
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL,
@@ -209,7 +160,7 @@ static void *window_open(const MemxWatch *watch, GError **error)
     t->n_ranges = watch->n_ranges;
     t->pages = g_new(uint16_t *, t->n_ranges);
     for (unsigned i = 0; i < t->n_ranges; i++) {
-        t->pages[i] = g_new0(uint16_t, t->range[i].bytes / WINDOW_BYTES + 1);
+        t->pages[i] = g_new0(uint16_t, t->range[i].bytes / MEMX_WINDOW_BYTES + 1);
     }
     t->return_ns = RETURN_NS;
     t->uffd = -1;
@@ -240,8 +191,8 @@ static void *window_open(const MemxWatch *watch, GError **error)
  * registered beside it (ENOMEM), it stays so until all is given back. */
 static void let_go(Windows *t, uint8_t *hva)
 {
-    if (!memx_uffd_unregister(t->uffd, hva, WINDOW_BYTES, NULL)) {
-        memx_uffd_wake(t->uffd, hva, WINDOW_BYTES);
+    if (!memx_uffd_unregister(t->uffd, hva, MEMX_WINDOW_BYTES, NULL)) {
+        memx_uffd_wake(t->uffd, hva, MEMX_WINDOW_BYTES);
         t->registered = true;
     }
 }
@@ -261,20 +212,20 @@ static void let_all_go(Windows *t)
 /* Without a pagemap all look full, and nothing grows. */
 static unsigned count_pages(const Windows *t, const uint8_t *hva)
 {
-    int n = memx_pages_mapped(t->pagemap_fd, hva, WINDOW_PAGES);
+    int n = memx_pages_mapped(t->pagemap_fd, hva, MEMX_WINDOW_PAGES);
 
-    return n < 0 ? WINDOW_PAGES : (unsigned)n;
+    return n < 0 ? MEMX_WINDOW_PAGES : (unsigned)n;
 }
 
 /* Of a window that is known to be idle, or touched. */
 static void tell(MemxSlice *slice, unsigned page, bool touched)
 {
     for (unsigned g = page / MEMX_GROUP_PAGES;
-         g <= (page + WINDOW_PAGES - 1) / MEMX_GROUP_PAGES; g++) {
+         g <= (page + MEMX_WINDOW_PAGES - 1) / MEMX_GROUP_PAGES; g++) {
         slice->skipped[g / 64] &= ~(1ull << g % 64);
     }
     if (touched) {
-        memx_slice_set(slice, page, WINDOW_PAGES);
+        memx_slice_set(slice, page, MEMX_WINDOW_PAGES);
     }
 }
 
@@ -285,7 +236,7 @@ static void take(Windows *t, MemxSlice *slice, unsigned page)
     uint8_t *hva = memx_slice_hva(range, slice, 0) +
                    (uint64_t)page * MEMX_PAGE_BYTES;
     uint16_t *pages = &t->pages[slice->range][(hva - (uint8_t *)range->base) /
-                                              WINDOW_BYTES];
+                                              MEMX_WINDOW_BYTES];
     Window *w = &t->window[t->n];
     unsigned before = *pages, now = count_pages(t, hva);
 
@@ -294,15 +245,14 @@ static void take(Windows *t, MemxSlice *slice, unsigned page)
         tell(slice, page, false);
         return;
     }
-    /* Always the same place for it, so that a huge page comes where no page
-     * table of small ones is. */
-    *w = (Window) { hva, t->staging + page / WINDOW_PAGES * WINDOW_BYTES,
+    *w = (Window) { hva, t->staging + page / MEMX_WINDOW_PAGES * MEMX_WINDOW_BYTES,
                     page, before && now + 1 > before };
-    if (!memx_uffd_register(t->uffd, hva, WINDOW_BYTES, NULL)) {
+    if (!memx_uffd_register(t->uffd, hva, MEMX_WINDOW_BYTES, NULL)) {
         return; /* it has become somebody else's */
     }
     g_mutex_lock(&t->lock);
-    if (move_window(t, w->staging, hva, WINDOW_BYTES, false)) {
+    if (memx_window_move(t->uffd, t->pagemap_fd, w->staging, hva,
+                         MEMX_WINDOW_BYTES, false)) {
         t->n++;
         t->n_away++;
     } else {
@@ -325,7 +275,11 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
         return;
     }
     g_mutex_lock(&t->lock);
-    move_window(t, w->hva, w->staging, WINDOW_BYTES, true);
+    memx_window_move(t->uffd, t->pagemap_fd, w->hva, w->staging,
+                     MEMX_WINDOW_BYTES, true);
+    if (!memx_windows_huge(t->pagemap_fd, w->hva, 1)) {
+        memx_window_renew(t->uffd, w->staging); /* or it isn't used again */
+    }
     let_go(t, w->hva);
     w->hva = NULL;
     t->n_away--;
@@ -361,7 +315,7 @@ static void serve(Windows *t, MemxSlice *slice)
         for (unsigned i = 0; i < t->n; i++) {
             uint8_t *hva = t->window[i].hva;
 
-            if (hva && at >= hva && at < hva + WINDOW_BYTES) {
+            if (hva && at >= hva && at < hva + MEMX_WINDOW_BYTES) {
                 give_back(t, slice, i, TOUCHED);
                 found = true;
             }
@@ -404,14 +358,14 @@ static void window_harvest(void *opaque, MemxSlice *slice, int wake_fd,
     const MemxRange *range = &t->range[slice->range];
     uint8_t *start = memx_slice_hva(range, slice, 0);
     uint64_t bytes = memx_slice_bytes(range, slice, 0, slice->n_groups);
-    uint64_t at = -(uintptr_t)start & (WINDOW_BYTES - 1);
+    uint64_t at = -(uintptr_t)start & (MEMX_WINDOW_BYTES - 1);
     unsigned oldest = 0;
     bool calm = true;
     Verdict verdict;
 
     memset(slice->skipped, 0xff, (slice->n_groups + 63) / 64 *
            sizeof(slice->skipped[0]));
-    for (; calm && at + WINDOW_BYTES <= bytes; at += WINDOW_BYTES) {
+    for (; calm && at + MEMX_WINDOW_BYTES <= bytes; at += MEMX_WINDOW_BYTES) {
         take(t, slice, at / MEMX_PAGE_BYTES);
         while (t->n_away > away_max(t)) {
             give_back(t, slice, oldest++, IDLE);
@@ -451,7 +405,7 @@ static void window_discard(void *opaque, unsigned range, uint64_t offset,
             continue;
         }
         from = MAX(start, w->hva);
-        to = MIN(end, w->hva + WINDOW_BYTES);
+        to = MIN(end, w->hva + MEMX_WINDOW_BYTES);
         if (from < to) {
             madvise(w->staging + (from - w->hva), to - from, MADV_DONTNEED);
         }

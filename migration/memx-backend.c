@@ -163,6 +163,19 @@ static void memx_backend_warn_of_swap(const MemxBackend *b)
     }
 }
 
+/* A huge page is made on one node: that isn't what interleave asks for. */
+static MemxHugePages memx_backend_huge_pages(const MemxBackend *b)
+{
+    HostMemPolicy policy = MEMORY_BACKEND(b)->policy;
+
+    if (b->huge_pages == ON_OFF_AUTO_ON) {
+        return MEMX_HUGE_PAGES_ON;
+    }
+    return b->huge_pages == ON_OFF_AUTO_OFF ||
+           policy == HOST_MEM_POLICY_INTERLEAVE ? MEMX_HUGE_PAGES_OFF
+                                                : MEMX_HUGE_PAGES_AUTO;
+}
+
 bool memx_backend_options(MemxBackend *b, MemxOptions *options,
                           MemxIdleFiles *files, Error **errp)
 {
@@ -185,6 +198,7 @@ bool memx_backend_options(MemxBackend *b, MemxOptions *options,
                            MEMX_KEEP_COPIES_ON :
                            b->keep_copies == ON_OFF_AUTO_OFF ?
                            MEMX_KEEP_COPIES_OFF : MEMX_KEEP_COPIES_AUTO;
+    options->huge_pages = memx_backend_huge_pages(b);
     options->server_timeout_ms = b->server_timeout_s * 1000;
     options->vm_name = qemu_get_vm_name();
     options->region_name = b->id;
@@ -433,6 +447,20 @@ static void memx_backend_set_keep_copies(Object *obj, int value, Error **errp)
     }
 }
 
+static int memx_backend_get_huge_pages(Object *obj, Error **errp)
+{
+    return MEMORY_BACKEND_MEMX(obj)->huge_pages;
+}
+
+static void memx_backend_set_huge_pages(Object *obj, int value, Error **errp)
+{
+    MemxBackend *b = MEMORY_BACKEND_MEMX(obj);
+
+    if (!memx_backend_is_fixed(b, "huge-pages", errp)) {
+        b->huge_pages = value;
+    }
+}
+
 static void memx_backend_get_server_timeout(Object *obj, Visitor *v,
                                             const char *name, void *opaque,
                                             Error **errp)
@@ -518,6 +546,13 @@ static void memx_backend_class_properties(ObjectClass *oc)
     object_class_property_set_description(oc, "keep-copies",
         "Leave fetched pages on their server (default: auto, while it has "
         "room)");
+    object_class_property_add_enum(oc, "huge-pages", "OnOffAuto",
+                                   &OnOffAuto_lookup,
+                                   memx_backend_get_huge_pages,
+                                   memx_backend_set_huge_pages);
+    object_class_property_set_description(oc, "huge-pages",
+        "Make huge pages of local memory that is in use (default: auto, where "
+        "that can be had)");
     object_class_property_add(oc, "server-timeout", "uint32",
                               memx_backend_get_server_timeout,
                               memx_backend_set_server_timeout, NULL, NULL);
@@ -556,6 +591,7 @@ static void memx_backend_instance_init(Object *obj)
     b->chunk_bytes = defaults.chunk_bytes;
     b->server_timeout_s = defaults.server_timeout_ms / 1000;
     b->keep_copies = ON_OFF_AUTO_AUTO;
+    b->huge_pages = ON_OFF_AUTO_AUTO;
     memx_tracking_init(&b->tracking);
 }
 

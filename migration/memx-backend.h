@@ -28,6 +28,7 @@ struct MemxBackend {
     uint64_t chunk_bytes;
     strList *servers;           /* as it was created; see memx-servers.c */
     OnOffAuto keep_copies;
+    OnOffAuto huge_pages;
     uint32_t server_timeout_s;
     char *key_secret;
     MemxTracking tracking;

@@ -115,6 +115,7 @@ static void print_backend(Monitor *mon, const MemxInfo *info)
     print_bytes(mon, "size", info->size);
     print_bytes(mon, "local-size", info->local_size);
     print_bytes(mon, "local", info->local);
+    print_bytes(mon, "in huge pages", info->huge);
     print_bytes(mon, "staged", info->staged);
     print_bytes(mon, "remote", info->remote);
     print_bytes(mon, "never written", info->never_written);

@@ -104,6 +104,7 @@ static MemxInfo *memx_backend_info(const MemxBackend *b, const MemxStats *s)
     info->size = s->size_bytes;
     info->local_size = s->local_limit_bytes;
     info->local = s->local_bytes;
+    info->huge = s->huge_bytes;
     info->staged = s->staged_bytes;
     info->remote = s->remote_bytes;
     info->never_written = s->never_written_bytes;

@@ -49,6 +49,7 @@ static void test_command_line_all_options(void)
     g_autofree char *args = g_strdup_printf(
         "-object memory-backend-memx,id=m0,size=128M,local-size=32M,"
         "servers=%s,servers=%s,chunk-size=256K,keep-copies=off,"
+        "huge-pages=off,"
         "server-timeout=60,host-nodes=0,policy=bind "
         "-machine memory-backend=m0", a->address, b->address);
     QTestState *vm = memx_plain_vm(args);
@@ -155,6 +156,7 @@ static const BadOption bad_options[] = {
     { "servers/not-a-memserver", "'servers': [ '127.0.0.1:1' ]",
       "127.0.0.1:1" },
     { "key-secret/no-such-object", "'key-secret': 'sec0'", "sec0" },
+    { "huge-pages/unknown", "'huge-pages': 'maybe'", "huge-pages" },
     { "keep-copies/unknown", "'keep-copies': 'maybe'", "keep-copies" },
 };
 
@@ -264,6 +266,7 @@ static void test_fixed_properties(void)
 {
     static const char *const settings[][2] = {
         { "chunk-size", "2097152" }, { "keep-copies", "'on'" },
+        { "huge-pages", "'off'" },
         { "server-timeout", "5" }, { "key-secret", "'s'" },
         { "share", "true" },
     };

@@ -29,6 +29,7 @@ MemxRegion *region_fixture_try(const RegionFixture *f, GError **error)
     o.local_bytes = f->local;
     o.chunk_bytes = f->chunk ?: 256 * 1024;
     o.keep_copies = f->keep_copies;
+    o.huge_pages = f->huge_pages;
     o.servers = address;
     o.vm_name = "unit";
     o.region_name = g_get_prgname();

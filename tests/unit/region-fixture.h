@@ -18,6 +18,7 @@ typedef struct RegionFixture {
     void *base;             /* or NULL: the region maps its own */
     uint64_t size, local, chunk;
     MemxKeepCopies keep_copies;
+    MemxHugePages huge_pages;
     unsigned server_timeout_ms;
     ServerProcess **servers;
     unsigned n_servers;

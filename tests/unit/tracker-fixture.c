@@ -53,6 +53,7 @@ MemxRegion *region_or_skip(MemxTrackerKind kind, ServerProcess *server,
     RegionFixture f = {
         .size = size, .local = local, .chunk = CHUNK, .servers = &server,
         .n_servers = 1, .tracker = fast(kind, NULL),
+        .huge_pages = MEMX_HUGE_PAGES_OFF, /* chunk by chunk */
     };
 
     r = region_fixture_try(&f, &error);
