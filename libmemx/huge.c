@@ -6,9 +6,10 @@
  * A region's memory comes and goes page by page, so it is made of small pages,
  * and each access of a guest to local memory pays for that in the TLB, where it
  * misses, and in KVM's page tables.  So a thread of its own looks for windows
- * (window.h) of which every page is present, and has the kernel collapse each
- * into a huge page (MADV_COLLAPSE; about a millisecond).  While memory is being
- * evicted only those of chunks in use are worth it.
+ * (window.h) of which every page is present, but for a few that were never
+ * written, fills these in, and has the kernel collapse each into a huge page
+ * (MADV_COLLAPSE; about a millisecond).  While memory is being evicted only those
+ * of chunks in use are worth it.
  * It goes over all memory again and again, with a bounded share of a CPU.
  *
  * The engine's books know nothing of it: the pages of a huge page are present
@@ -55,6 +56,7 @@
 #define PASS_MS 1000
 #define RUN 8u              /* windows, of one call */
 #define AGAIN_MAX 63u
+#define HOLES_MAX 64u       /* of 512 pages */
 #define HOT MEMX_HISTORY_NEW
 
 typedef struct Huge {
@@ -138,14 +140,17 @@ static bool pace(Huge *h)
     return due < now + 1000000 || nap(h, (due - now) / 1000000);
 }
 
+/* Some pages may be missing that were never written: they are filled in. */
 static bool ready_locked(MemxRegion *r, uint64_t g, unsigned least)
 {
     uint64_t end = g + MEMX_WINDOW_GROUPS;
+    unsigned holes = 0;
 
     for (uint64_t i = g; i < end; i++) {
         uint32_t c = memx_chunk_of_group(&r->table, i);
 
-        if (r->table.present[i] != UINT64_MAX ||
+        holes += memx_mask_pages(~r->table.present[i]);
+        if (~r->table.present[i] & r->table.stored[i] || holes > HOLES_MAX ||
             memx_chunk_exclusive(&r->table.chunk[c]) ||
             memx_history_value(&r->history, c) < least) {
             return false;
@@ -202,6 +207,10 @@ static bool collapse(Huge *h, uint64_t w, unsigned n)
     uint8_t *hva = r->base + w * MEMX_WINDOW_BYTES;
     uint64_t huge;
 
+    for (uint64_t g = w * MEMX_WINDOW_GROUPS;
+         g < (w + n) * MEMX_WINDOW_GROUPS; g++) {
+        memx_touch_fill(r, g, UINT64_MAX);
+    }
     if (!take_room(r)) {
         return false;
     }

@@ -6,7 +6,8 @@
  * Between these the fault thread answers who waits for another page: all of a
  * group at once would keep it for more than a hundred microseconds.
  *
- * Fault path, all of it, on the fault thread.
+ * Fault path, all of it, on the fault thread; but for memx_touch_fill(), which any
+ * thread may call.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
@@ -134,4 +135,42 @@ bool memx_touch_step(MemxRegion *r)
         r->touch[r->n_touches++] = touch; /* the others' turn */
     }
     return true;
+}
+
+/* Takes a run of @mask's pages that were never written, and room for it. */
+static bool begin_fill(MemxRegion *r, uint64_t group, uint64_t mask,
+                       MemxTouch *touch)
+{
+    MemxChunk *chunk = &r->table.chunk[memx_chunk_of_group(&r->table, group)];
+    MemxSlot *slot = memx_staging_find(&r->staging, group, true);
+    unsigned first, n;
+
+    mask &= ~(r->table.present[group] | r->table.stored[group] |
+              (slot ? slot->staged : 0));
+    if (memx_chunk_exclusive(chunk) || !memx_next_run(&mask, &first, &n) ||
+        memx_free_pages(r) < r->low + n) {
+        return false;
+    }
+    *touch = (MemxTouch) { group * MEMX_GROUP_PAGES + first, n };
+    r->held += n;
+    chunk->installing++;
+    return true;
+}
+
+void memx_touch_fill(MemxRegion *r, uint64_t group, uint64_t mask)
+{
+    MemxTouch touch;
+    bool ok;
+
+    do {
+        g_mutex_lock(&r->lock);
+        ok = begin_fill(r, group, mask, &touch);
+        g_mutex_unlock(&r->lock);
+        if (ok) {
+            mask &= ~memx_run_mask(touch.page % MEMX_GROUP_PAGES, touch.n);
+            while (portion(r, &touch, MIN(touch.n, AT_ONCE))) {
+                ;
+            }
+        }
+    } while (ok);
 }

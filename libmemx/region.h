@@ -488,6 +488,9 @@ void memx_faults_destroy(MemxRegion *r);
 void memx_touch_fault(MemxRegion *r, uint64_t page);
 /* Goes on with what was touched; false: there was nothing. */
 bool memx_touch_step(MemxRegion *r);
+/* Zeros for those pages of a group that were never written, as far as there is
+ * room and the chunk isn't exclusive.  Any thread. */
+void memx_touch_fill(MemxRegion *r, uint64_t group, uint64_t mask);
 /* For a stream of that @direction, or 0. */
 void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask,
                                int direction);

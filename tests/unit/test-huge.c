@@ -139,8 +139,18 @@ static void test_come_and_go(const void *chunk)
     test_free(t);
 }
 
-/* Pages that never were, or are elsewhere, stay so: no huge page fills them
- * in. */
+#define HOLES 64                /* pages that are filled in: at most */
+
+/* All of a range but @n pages at the end of each window. */
+static void write_windows(Test *t, uint64_t from, uint64_t to, unsigned n)
+{
+    for (uint64_t at = from; at < to; at += HUGE) {
+        write_pages(t, at, at + HUGE - n * PAGE_BYTES, 1);
+    }
+}
+
+/* A few pages of a window that never were are filled in, with zeros; of more
+ * none comes to be. */
 static void test_holes(void)
 {
     Test *t = test_new(MEMX_HUGE_PAGES_ON, no_tracker(), 0);
@@ -149,17 +159,40 @@ static void test_holes(void)
     if (!t) {
         return;
     }
-    write_pages(t, 0, 16 * MIB, 1);
-    for (uint64_t at = 16 * MIB; at < 32 * MIB; at += HUGE) {
-        write_pages(t, at, at + HUGE - 64 * PAGE_BYTES, 1); /* all but a group */
-    }
+    write_windows(t, 0, 16 * MIB, HOLES);
+    write_windows(t, 16 * MIB, 32 * MIB, 2 * HOLES);
     await_huge(16 * MIB);
     g_usleep(3 * G_USEC_PER_SEC); /* more than two passes */
     g_assert_cmpuint(huge_bytes(), ==, 16 * MIB);
     memx_region_stats(t->region, &stats);
-    g_assert_cmpuint(stats.never_written_bytes, >=,
-                     SIZE - 32 * MIB + 8 * 64 * PAGE_BYTES - 8 * HUGE);
-    check_pages(t, 0, 16 * MIB, 1);
+    g_assert_cmpuint(stats.never_written_bytes, ==,
+                     SIZE - 32 * MIB + 8 * 2 * HOLES * PAGE_BYTES);
+    for (uint64_t at = 0; at < 16 * MIB; at += HUGE) {
+        check_pages(t, at, at + HUGE - HOLES * PAGE_BYTES, 1);
+        check_pages(t, at + HUGE - HOLES * PAGE_BYTES, at + HUGE, 0);
+    }
+    test_free(t);
+}
+
+/* Pages that are elsewhere stay there. */
+static void test_remote_holes(void)
+{
+    Test *t = test_new(MEMX_HUGE_PAGES_ON, no_tracker(), 0);
+    MemxStats stats;
+    uint64_t remote;
+
+    if (!t) {
+        return;
+    }
+    write_pages(t, 0, SIZE, 1);
+    g_usleep(2 * G_USEC_PER_SEC);
+    memx_region_stats(t->region, &stats);
+    remote = stats.remote_bytes;
+    g_assert_cmpuint(remote, >=, SIZE - LOCAL);
+    g_usleep(2 * G_USEC_PER_SEC);
+    memx_region_stats(t->region, &stats);
+    g_assert_cmpuint(stats.remote_bytes, >=, remote);
+    check_pages(t, 0, SIZE, 1);
     test_free(t);
 }
 
@@ -323,6 +356,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/huge/come-and-go/chunks-of-it",
                          GSIZE_TO_POINTER(2 * MIB), test_come_and_go);
     g_test_add_func("/huge/holes", test_holes);
+    g_test_add_func("/huge/remote-holes", test_remote_holes);
     g_test_add_func("/huge/held", test_held);
     g_test_add_func("/huge/discard", test_discard);
     g_test_add_func("/huge/sample", test_sample);
