@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 #include "region.h"
+#include "window.h"
 
 /* The pages [first, end) as a mask of group @g. */
 static uint64_t range_mask(uint64_t g, uint64_t first, uint64_t end)
@@ -68,6 +69,11 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
             gone += memx_mask_pages(t->present[g] & mask);
             memx_set_group_locked(r, g, t->present[g] & ~mask,
                                   t->stored[g] & ~mask);
+        }
+        if (r->given_back) {
+            uint64_t w = g / MEMX_WINDOW_GROUPS;
+
+            r->given_back[w / 64] |= 1ull << w % 64;
         }
         if (r->out) {
             memx_out_discard_locked(r, g, mask);

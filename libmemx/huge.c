@@ -54,7 +54,6 @@
 #define SHARE_PERCENT 25u   /* of a CPU, at most */
 #define AT_ONCE 64u         /* windows */
 #define PASS_MS 1000
-#define RUN 8u              /* windows, of one call */
 #define AGAIN_MAX 63u
 #define HOLES_MAX 64u       /* of 512 pages */
 #define HOT MEMX_HISTORY_NEW
@@ -62,7 +61,7 @@
 typedef struct Huge {
     MemxRegion *region;
     uint64_t n;             /* windows */
-    uint64_t at;            /* window to go on with; 0: all were looked at */
+    uint64_t at;            /* window to go on with */
     uint64_t start_ns, cpu_ns; /* of this pass */
     uint64_t found;         /* huge pages, up to there */
     uint64_t evicted;       /* until the last pass */
@@ -131,30 +130,36 @@ static bool nap(Huge *h, int ms)
     return !memx_stopping(h->region);
 }
 
-/* Sleeps for as long as its share demands. */
+/* Sleeps for as long as its share demands.  False: the thread is to end. */
 static bool pace(Huge *h)
 {
     uint64_t due = h->start_ns + (cpu_ns() - h->cpu_ns) * 100 / SHARE_PERCENT;
     uint64_t now = memx_now_ns();
 
-    return due < now + 1000000 || nap(h, (due - now) / 1000000);
+    return nap(h, due > now ? (due - now) / 1000000 : 0);
 }
 
-/* Some pages may be missing that were never written: they are filled in. */
-static bool ready_locked(MemxRegion *r, uint64_t g, unsigned least)
+/* Some pages may be missing that were never written: they are filled in.  But
+ * not where the guest gave pages back. */
+static bool ready_locked(MemxRegion *r, uint64_t w, unsigned least)
 {
-    uint64_t end = g + MEMX_WINDOW_GROUPS;
+    uint64_t g = w * MEMX_WINDOW_GROUPS, end = g + MEMX_WINDOW_GROUPS;
+    bool given_back = r->given_back[w / 64] >> w % 64 & 1;
     unsigned holes = 0;
 
-    for (uint64_t i = g; i < end; i++) {
-        uint32_t c = memx_chunk_of_group(&r->table, i);
+    for (; g < end; g++) {
+        uint32_t c = memx_chunk_of_group(&r->table, g);
 
-        holes += memx_mask_pages(~r->table.present[i]);
-        if (~r->table.present[i] & r->table.stored[i] || holes > HOLES_MAX ||
+        holes += memx_mask_pages(~r->table.present[g]);
+        if (~r->table.present[g] & r->table.stored[g] ||
+            holes > (given_back ? 0 : HOLES_MAX) ||
             memx_chunk_exclusive(&r->table.chunk[c]) ||
             memx_history_value(&r->history, c) < least) {
             return false;
         }
+    }
+    if (!holes) {
+        r->given_back[w / 64] &= ~(1ull << w % 64);
     }
     return true;
 }
@@ -164,20 +169,15 @@ static bool calm_locked(MemxRegion *r)
     return !r->quiet && !r->out && r->side == MEMX_SIDE_OWNER && !r->starved;
 }
 
-/* Which of @n windows from @w on would make good huge pages now. */
-static uint64_t choose(Huge *h, uint64_t w, unsigned n)
+static bool is_ready(Huge *h, uint64_t w)
 {
     MemxRegion *r = h->region;
-    uint64_t ready = 0;
+    bool yes;
 
     g_mutex_lock(&r->lock);
-    for (unsigned i = 0; calm_locked(r) && i < n; i++) {
-        uint64_t g = (w + i) * MEMX_WINDOW_GROUPS;
-
-        ready |= (uint64_t)ready_locked(r, g, h->least) << i;
-    }
+    yes = calm_locked(r) && ready_locked(r, w, h->least);
     g_mutex_unlock(&r->lock);
-    return ready;
+    return yes;
 }
 
 /* Room for one more huge page, which nobody is evicted for. */
@@ -186,8 +186,7 @@ static bool take_room(MemxRegion *r)
     bool ok;
 
     g_mutex_lock(&r->lock);
-    ok = calm_locked(r) &&
-         memx_free_pages(r) >= r->low + MEMX_WINDOW_PAGES;
+    ok = memx_free_pages(r) >= r->low + MEMX_WINDOW_PAGES;
     r->held += ok ? MEMX_WINDOW_PAGES : 0;
     g_mutex_unlock(&r->lock);
     return ok;
@@ -200,67 +199,43 @@ static void give_room(MemxRegion *r)
     g_mutex_unlock(&r->lock);
 }
 
-/* A run of windows, one after the other.  False: there is no room for it. */
-static bool collapse(Huge *h, uint64_t w, unsigned n)
+/* False: there is no room for it. */
+static bool collapse(Huge *h, uint64_t w)
 {
     MemxRegion *r = h->region;
-    uint8_t *hva = r->base + w * MEMX_WINDOW_BYTES;
-    uint64_t huge;
+    uint64_t g = w * MEMX_WINDOW_GROUPS;
+    bool ok;
 
-    for (uint64_t g = w * MEMX_WINDOW_GROUPS;
-         g < (w + n) * MEMX_WINDOW_GROUPS; g++) {
-        memx_touch_fill(r, g, UINT64_MAX);
-    }
     if (!take_room(r)) {
         return false;
     }
-    madvise(hva, n * MEMX_WINDOW_BYTES, MADV_COLLAPSE);
-    give_room(r);
-    huge = memx_windows_huge(r->pagemap_fd, hva, n);
-    for (unsigned i = 0; i < n; i++) {
-        if (huge >> i & 1) {
-            h->again[w + i] = 0;
-            h->found++;
-        } else { /* somebody holds a page, or the host has none so large */
-            h->again[w + i] = MIN(h->again[w + i] * 2u + 1, AGAIN_MAX);
-            h->refused[w + i] = h->again[w + i];
-        }
+    for (unsigned i = 0; i < MEMX_WINDOW_GROUPS; i++) {
+        memx_touch_fill(r, g + i, UINT64_MAX);
     }
+    ok = madvise(memx_group_hva(r, g), MEMX_WINDOW_BYTES, MADV_COLLAPSE) == 0;
+    give_room(r);
+    /* Else somebody holds a page, or the host has none so large. */
+    h->again[w] = ok ? 0 : MIN(h->again[w] * 2u + 1, AGAIN_MAX);
+    h->refused[w] = h->again[w];
     return true;
 }
 
-/* False: for want of room it goes on here, later. */
+/* Of @n windows from @w on.  False: there is no room, or no time, for more. */
 static bool some(Huge *h, uint64_t w, unsigned n)
 {
     MemxRegion *r = h->region;
-    uint64_t huge = memx_windows_huge(r->pagemap_fd,
-                                      r->base + w * MEMX_WINDOW_BYTES, n);
-    uint64_t wanted = 0, ready;
+    uint8_t *hva = r->base + w * MEMX_WINDOW_BYTES;
+    uint64_t huge = memx_windows_huge(r->pagemap_fd, hva, n);
 
-    h->found += memx_mask_pages(huge);
     for (unsigned i = 0; i < n; i++) {
         if (h->refused[w + i]) {
             h->refused[w + i]--;
-        } else {
-            wanted |= (1ull << i) & ~huge;
-        }
-    }
-    /* What was ready a moment ago may be on its way out. */
-    while ((ready = choose(h, w, n) & wanted)) {
-        unsigned first = __builtin_ctzll(ready), length = 1;
-
-        while (length < RUN && first + length < n &&
-               ready >> (first + length) & 1) {
-            length++;
-        }
-        if (!collapse(h, w + first, length)) {
-            return false;
-        }
-        wanted &= ~memx_run_mask(first, length);
-        if (!pace(h)) {
+        } else if (!(huge >> i & 1) && is_ready(h, w + i) &&
+                   (!collapse(h, w + i) || !pace(h))) {
             return false;
         }
     }
+    h->found += memx_mask_pages(memx_windows_huge(r->pagemap_fd, hva, n));
     return pace(h);
 }
 
@@ -279,7 +254,10 @@ static void pass(Huge *h)
         h->at += AT_ONCE;
     }
     if (h->at >= h->n) {
-        h->at = 0;
+        g_mutex_lock(&r->lock);
+        r->huge_windows = h->found;
+        g_mutex_unlock(&r->lock);
+        h->at = h->found = 0;
     }
 }
 
@@ -292,12 +270,6 @@ void *memx_huge_thread(void *opaque)
     h.again = g_malloc0(h.n);
     do {
         pass(&h);
-        if (!h.at) {
-            g_mutex_lock(&r->lock);
-            r->huge_windows = h.found;
-            g_mutex_unlock(&r->lock);
-            h.found = 0;
-        }
     } while (nap(&h, PASS_MS));
     g_free(h.refused);
     g_free(h.again);

@@ -11,6 +11,7 @@
 #include "huge.h"
 #include "region.h"
 #include "uffd.h"
+#include "window.h"
 
 #define SIZE_MIN (2ull << 20)
 #define SIZE_MAX_BYTES (1ull << 48)
@@ -139,6 +140,9 @@ static bool make_tables(MemxRegion *r, const MemxOptions *o, GError **error)
     }
     memx_streams_init(&r->streams, CLAMP(slots / 2 * MEMX_GROUP_PAGES, 64,
                                          2048));
+    if (r->huge) {
+        r->given_back = g_new0(uint64_t, pages / MEMX_WINDOW_PAGES / 64 + 1);
+    }
     memx_limit_set_locked(r, o->local_bytes);
     if (!r->passive) {
         r->held = MEMX_FAULTS_MAX; /* the fetch buffers are memory, too */
@@ -420,6 +424,7 @@ void memx_region_free(MemxRegion *r)
     memx_history_destroy(&r->history);
     memx_page_table_destroy(&r->table);
     memx_page_hash_free(r->hash);
+    g_free(r->given_back);
     g_cond_clear(&r->changed);
     g_mutex_clear(&r->lock);
     g_mutex_clear(&r->resize);

@@ -315,6 +315,8 @@ struct MemxRegion {
     bool quiet;             /* nothing is evicted or trimmed, for the moment */
     bool leave;             /* the spaces are another's when we end */
     uint64_t huge_windows;  /* that are huge pages, a moment ago */
+    uint64_t *given_back;   /* a bit per window: the guest gave pages back;
+                               NULL: no huge pages */
     unsigned windows_away;  /* taken by the sampler: chunks are exclusive */
     bool rebalance;         /* chunks go where there are too few of them */
     unsigned n_moves;       /* active */

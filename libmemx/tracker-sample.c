@@ -342,7 +342,7 @@ static void renew_place(Sample *t, unsigned i)
 {
     if (!memx_window_renew(t->region->uffd,
                            t->place + i * MEMX_WINDOW_BYTES)) {
-        t->places = i;
+        t->places = MIN(t->places, i);
     }
 }
 
@@ -441,19 +441,29 @@ static void collect(Sample *t, MemxSlice *slice, bool all)
     t->n = left;
 }
 
-/* Its share of a CPU is used up for now; but who misses something is served. */
+/* Waits, and serves who misses something. */
+static void attend(Sample *t, MemxSlice *slice, int wake_fd, int ms)
+{
+    struct pollfd pfd = { .fd = wake_fd, .events = POLLIN };
+
+    poll(&pfd, 1, MIN(ms, TICK_MS));
+    if (pfd.revents) {
+        memx_ager_silence(t->region->ager);
+        collect(t, slice, false);
+    }
+}
+
+/* Its share of a CPU may be used up for now.  Who misses a huge page, which
+ * nobody else can give back, is served in any case. */
 static void rest(Sample *t, MemxSlice *slice, int wake_fd)
 {
     uint64_t ns;
 
+    if (t->n_windows) {
+        attend(t, slice, wake_fd, 0);
+    }
     while ((ns = memx_pace_ns(slice->pace)) && !stand_still(t->region)) {
-        struct pollfd pfd = { .fd = wake_fd, .events = POLLIN };
-
-        poll(&pfd, 1, MIN(ns / 1000000, TICK_MS));
-        if (pfd.revents) {
-            memx_ager_silence(t->region->ager);
-            collect(t, slice, false);
-        }
+        attend(t, slice, wake_fd, ns / 1000000);
     }
 }
 
@@ -462,15 +472,9 @@ static void dwell(Sample *t, MemxSlice *slice, int wake_fd, uint64_t ns)
 {
     uint64_t end = memx_now_ns() + ns, now;
 
-    while ((t->n || t->n_windows) && (now = memx_now_ns()) < end && !stand_still(t->region)) {
-        struct pollfd pfd = { .fd = wake_fd, .events = POLLIN };
-        int left_ms = (end - now + 999999) / 1000000;
-
-        poll(&pfd, 1, MIN(left_ms, TICK_MS));
-        if (pfd.revents) {
-            memx_ager_silence(t->region->ager);
-            collect(t, slice, false);
-        }
+    while ((t->n || t->n_windows) && (now = memx_now_ns()) < end &&
+           !stand_still(t->region)) {
+        attend(t, slice, wake_fd, (end - now + 999999) / 1000000);
     }
 }
 

@@ -277,10 +277,10 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
     g_mutex_lock(&t->lock);
     memx_window_move(t->uffd, t->pagemap_fd, w->hva, w->staging,
                      MEMX_WINDOW_BYTES, true);
+    let_go(t, w->hva);
     if (!memx_windows_huge(t->pagemap_fd, w->hva, 1)) {
         memx_window_renew(t->uffd, w->staging); /* or it isn't used again */
     }
-    let_go(t, w->hva);
     w->hva = NULL;
     t->n_away--;
     g_mutex_unlock(&t->lock);
