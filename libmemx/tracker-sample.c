@@ -340,7 +340,7 @@ static bool take_window(Sample *t, uint64_t g)
  * can't be made anew isn't used any more, nor are those behind it. */
 static void renew_place(Sample *t, unsigned i)
 {
-    if (!memx_window_renew(t->region->uffd,
+    if (!memx_window_renew(t->region->uffd, t->region->pagemap_fd,
                            t->place + i * MEMX_WINDOW_BYTES)) {
         t->places = MIN(t->places, i);
     }

@@ -279,7 +279,7 @@ static void give_back(Windows *t, MemxSlice *slice, unsigned i,
                      MEMX_WINDOW_BYTES, true);
     let_go(t, w->hva);
     if (!memx_windows_huge(t->pagemap_fd, w->hva, 1)) {
-        memx_window_renew(t->uffd, w->staging); /* or it isn't used again */
+        memx_window_renew(t->uffd, t->pagemap_fd, w->staging);
     }
     w->hva = NULL;
     t->n_away--;

@@ -34,9 +34,10 @@ void *memx_window_map(uint64_t bytes, void **map, uint64_t *map_bytes)
                     ~(MEMX_WINDOW_BYTES - 1));
 }
 
-bool memx_window_renew(int uffd, void *place)
+bool memx_window_renew(int uffd, int pagemap_fd, void *place)
 {
-    if (mmap(place, MEMX_WINDOW_BYTES, PROT_READ | PROT_WRITE, MAP_FIXED |
+    if (memx_pages_mapped(pagemap_fd, place, MEMX_WINDOW_PAGES) != 0 ||
+        mmap(place, MEMX_WINDOW_BYTES, PROT_READ | PROT_WRITE, MAP_FIXED |
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) != place) {
         return false;
     }

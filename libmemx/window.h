@@ -32,9 +32,9 @@ bool memx_window_move(int uffd, int pagemap_fd, void *to, void *from,
                       uint64_t bytes, bool must);
 
 /* Makes a place of one window anew that pages came to one by one: what is left
- * of them, an empty page table, would split the next huge page.  False: it is
- * not registered any more. */
-bool memx_window_renew(int uffd, void *place);
+ * of them, an empty page table, would split the next huge page.  False: it has
+ * pages, and keeps them, or is not registered any more. */
+bool memx_window_renew(int uffd, int pagemap_fd, void *place);
 
 /* Bit i: window i of the @n (64 at most) from @hva on is one huge page.
  * @pagemap_fd: /proc/self/pagemap.  0 where the kernel can't tell (before 6.7). */
