@@ -14,7 +14,7 @@ from memxlib.domain import Domain, memx_backing
 from memxlib.wait import wait_until
 
 SECONDS = 1140
-lab.inside(memory_mib=3072, seconds=SECONDS)
+lab.inside(memory_mib=3072, cpus=1, seconds=SECONDS)
 
 
 def test(t):
@@ -25,8 +25,10 @@ def test(t):
     host.define_key()
     t.say("libvirt is up")
     server = network.memserver("mem1")
-    domain = Domain(host, size="192M", backing=memx_backing(
+    domain = Domain(host, size="192M", cpus=1, backing=memx_backing(
         "64M", [server], more="<timeout seconds='3'/>"))
+    # Why QEMU ended, should it.
+    host.start_virsh("qemu-monitor-event", "--loop", "--pretty")
     t.say("booted")
     load = domain.guest.load("--percent 40")
     load.wait_progress()
