@@ -49,16 +49,27 @@ static inline void collapse(char *p)
     }
 }
 
-/* In KiB, of all of the process. */
-static inline long huge_kib(void)
+/* In KiB, of the mapping that has @p.  (Others have some now and then: stacks
+ * and the heap, where huge pages are not only on request.) */
+static inline long huge_kib(const char *p)
 {
     g_autofree char *text = NULL;
-    char *at;
+    g_auto(GStrv) lines = NULL;
+    bool inside = false;
 
-    check(g_file_get_contents("/proc/self/smaps_rollup", &text, NULL, NULL),
-          "/proc/self/smaps_rollup");
-    at = strstr(text, "AnonHugePages:");
-    return at ? strtol(at + strlen("AnonHugePages:"), NULL, 10) : 0;
+    check(g_file_get_contents("/proc/self/smaps", &text, NULL, NULL),
+          "/proc/self/smaps");
+    lines = g_strsplit(text, "\n", -1);
+    for (char **line = lines; *line; line++) {
+        unsigned long first, end;
+
+        if (sscanf(*line, "%lx-%lx ", &first, &end) == 2) {
+            inside = (uintptr_t)p >= first && (uintptr_t)p < end;
+        } else if (inside && g_str_has_prefix(*line, "AnonHugePages:")) {
+            return strtol(*line + strlen("AnonHugePages:"), NULL, 10);
+        }
+    }
+    return 0;
 }
 
 #endif
