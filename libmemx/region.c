@@ -236,8 +236,9 @@ static bool start_threads(MemxRegion *r, GError **error)
 static bool open_uffd(MemxRegion *r, const MemxOptions *o, GError **error)
 {
     uint64_t rwp = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC, got = 0;
-    bool want = o->tracker.kind == MEMX_TRACKER_AUTO ||
-                o->tracker.kind == MEMX_TRACKER_RWP;
+    bool want = o->tracker.kind == MEMX_TRACKER_RWP ||
+                (o->tracker.kind == MEMX_TRACKER_AUTO &&
+                 o->huge_pages != MEMX_HUGE_PAGES_ON); /* not beside it yet */
 
     r->uffd = memx_uffd_open(want ? rwp : 0, &got, error);
     r->rwp = (got & rwp) == rwp;
