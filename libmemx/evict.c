@@ -242,9 +242,10 @@ static void release(MemxRegion *r, MemxSlot *slot)
         g_mutex_unlock(&r->lock);
         return;
     }
-    /* Frames are worth keeping only while prefetch receives into them. */
+    /* Frames are worth keeping only while prefetch receives into them, and
+     * much: what is kept is room that more has to be evicted for. */
     keep = !r->starved && r->held <= r->limit &&
-           memx_now_ns() - r->fetch_used_ns < FRAMES_KEPT_NS;
+           memx_now_ns() - r->stream_ns < FRAMES_KEPT_NS;
     g_mutex_unlock(&r->lock);
     if (!keep) {
         memx_slot_drop_frames(r, slot);
@@ -356,7 +357,7 @@ uint64_t memx_evict_free_frames(MemxRegion *r, bool all)
 
         g_mutex_lock(&r->lock);
         take = slot->state == MEMX_SLOT_FREE && slot->frames &&
-               (all || now - r->fetch_used_ns > FRAMES_KEPT_NS);
+               (all || now - r->stream_ns > FRAMES_KEPT_NS);
         if (take) {
             memx_staging_take_slot(&r->staging, slot);
         }

@@ -40,7 +40,7 @@ uint64_t memx_move_back(MemxRegion *r, MemxSlot *slot, uint64_t mask);
 /* Gives the frames of a slot that this thread owns back to the system. */
 uint64_t memx_slot_drop_frames(MemxRegion *r, MemxSlot *slot);
 
-/* Frees the frames of free slots beyond what prefetch may soon use, or all of
+/* Frees the frames of free slots, unless prefetch streams into them; or all of
  * them.  Returns how many pages. */
 uint64_t memx_evict_free_frames(MemxRegion *r, bool all);
 

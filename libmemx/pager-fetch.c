@@ -21,6 +21,9 @@
 #include "region.h"
 #include "uffd.h"
 
+/* As much as that within such a time is a stream. */
+#define STREAM_PAGES 1024
+#define STREAM_NS 100000000ull
 #define HOME_MS 20
 #define HOME_HINTS 16
 #define HOME_SLICE_GROUPS 4096
@@ -122,6 +125,21 @@ static void fetch_end(MemxRegion *r, MemxSlot *slot, uint64_t installed)
     }
 }
 
+static void used_locked(MemxRegion *r, unsigned pages)
+{
+    uint64_t now;
+
+    r->fetch_used += pages;
+    if (r->fetch_used >= STREAM_PAGES) {
+        now = memx_now_ns();
+        if (now - r->fetch_since_ns <= STREAM_NS) {
+            r->stream_ns = now;
+        }
+        r->fetch_used = 0;
+        r->fetch_since_ns = now;
+    }
+}
+
 static bool take_hint(MemxRegion *r, MemxSlot **slot_out)
 {
     MemxPrefetch *hint = &r->prefetch[r->prefetch_head];
@@ -156,7 +174,7 @@ static bool take_hint(MemxRegion *r, MemxSlot **slot_out)
         slot->sequence = s->lane[MEMX_LANE_FETCH].submitted + 1;
         s->n_in++;
         r->table.chunk[c].fetching++;
-        r->fetch_used_ns = memx_now_ns();
+        used_locked(r, memx_mask_pages(mask));
         if (hint->direction && r->tracked) {
             memx_history_enter(&r->history, c);
         } else if (hint->direction) {

@@ -576,7 +576,7 @@ static bool evict(MemxRegion *r)
     while (wanted(r) > 0 && !quiet(r)) {
         MemxSlot *slot;
 
-        if (squeezed(r) && memx_evict_free_frames(r, true)) {
+        if (memx_evict_free_frames(r, squeezed(r))) {
             continue;
         }
         r->evicting = true;

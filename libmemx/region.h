@@ -301,7 +301,9 @@ struct MemxRegion {
     MemxCounters count;
     uint64_t fault_busy;    /* a bit per fault[]: in flight */
     uint64_t fault_page[MEMX_FAULTS_MAX];
-    uint64_t fetch_used_ns; /* when prefetch was used last */
+    unsigned fetch_used;    /* pages that prefetch asked for, */
+    uint64_t fetch_since_ns; /* since then; */
+    uint64_t stream_ns;     /* and when it had asked for many in a short time */
     uint64_t promoted_last, promotion_rate;
     uint64_t home_at;       /* group from which on some may be remote */
     uint64_t warm_at;       /* and what is in use, after a migration */

@@ -361,6 +361,54 @@ static void test_prefetch_adapts(void)
     server_process_free(server);
 }
 
+/* Room that neither holds pages nor is on its way out. */
+static uint64_t idle_frames(MemxRegion *region)
+{
+    MemxStats s;
+
+    memx_region_stats(region, &s);
+    return s.local_bytes - (s.size_bytes - s.remote_bytes -
+                            s.never_written_bytes - s.staged_bytes);
+}
+
+/* A little prefetch is no reason to hold frames of what was evicted: that is
+ * room for which more would be evicted. */
+static void test_frames_not_hoarded(void)
+{
+    ServerProcess *server = server_process_new("300M");
+    uint64_t size = 256 * MIB, evicted, most = 0;
+    MemxRegion *region = region_fixture_new(&(RegionFixture) {
+        .size = size, .local = 128 * MIB, .chunk = MIB, .servers = &server,
+        .n_servers = 1, .huge_pages = MEMX_HUGE_PAGES_OFF,
+    });
+    uint8_t *base = memx_region_base(region);
+    MemxStats stats;
+
+    write_all(base, size, 1);
+    memx_region_stats(region, &stats);
+    evicted = stats.evicted_pages;
+    for (unsigned i = 0; i < 20000 && stats.evicted_pages < evicted + 4096;
+         i++) {
+        /* Three in a row, which have the next fetched, and elsewhere. */
+        uint64_t page = (i * 37 % 256) * 256 + i / 256 * 5 % 250;
+
+        for (unsigned n = 0; n < 3; n++) {
+            pattern_check(base, page + n, 1);
+        }
+        g_usleep(2000);
+        most = MAX(most, idle_frames(region));
+        memx_region_stats(region, &stats);
+    }
+    g_test_message("%" G_GUINT64_FORMAT " KiB idle at most, %" G_GUINT64_FORMAT
+                   " pages prefetched, %" G_GUINT64_FORMAT " evicted",
+                   most / 1024, stats.prefetched_pages,
+                   stats.evicted_pages - evicted);
+    g_assert_cmpuint(stats.evicted_pages, >=, evicted + 4096);
+    g_assert_cmpuint(most, <=, 4 * MIB);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
 static bool stats_home(const MemxStats *stats, uint64_t argument)
 {
     bool home = !stats->remote_bytes && !stats->staged_bytes;
@@ -441,6 +489,7 @@ int main(int argc, char **argv)
                          test_keep_copies);
     g_test_add_func("/region/keep-copies/give-way", test_copies_give_way);
     g_test_add_func("/region/prefetch-adapts", test_prefetch_adapts);
+    g_test_add_func("/region/frames-not-hoarded", test_frames_not_hoarded);
     g_test_add_func("/region/home", test_home);
     return g_test_run();
 }
