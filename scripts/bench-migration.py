@@ -24,6 +24,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "../tests/e2e")]
 # pylint: disable=wrong-import-position
 from benchlib import memory, report  # noqa: E402
+from benchlib.beside import Beside  # noqa: E402
 from benchlib.figures import LIMITS, figures  # noqa: E402
 from benchlib.lab import Lab  # noqa: E402
 from benchlib.run import MODES, Run  # noqa: E402
@@ -44,8 +45,10 @@ SCENARIOS = {
     "sort": ("sort", "one", False, ["ideal", "split", "no-history", "swap"]),
     "kv": ("kv", "one", False, ["ideal", "split", "no-history", "swap"]),
     "kv-over": ("kv-over", "one", False, ["ideal", "split", "swap"]),
+    "kv-beside": ("kv", "one", False, ["beside"]),
 }
-QUICK = ["idle-small", "idle-small-multi", "sort", "kv", "kv-over"]
+QUICK = ["idle-small", "idle-small-multi", "sort", "kv", "kv-over",
+         "kv-beside"]
 
 
 def arguments():
@@ -141,8 +144,8 @@ def measure(test, args, large_mib, say, runs):
             for mode in all_modes:
                 if mode not in args.modes:
                     continue
-                run = measure_one(test, Run(args, lab, size, load, mode,
-                                            repetition))
+                run = measure_one(test, made(args, lab, size, load, mode,
+                                             repetition))
                 run.update(scenario=name, repetition=repetition)
                 check_sorted(run, runs)
                 runs.append(run)
@@ -150,6 +153,13 @@ def measure(test, args, large_mib, say, runs):
                 for line in report.details(run):
                     say(f"{'':14}{line}")
         lab.close()
+
+
+def made(args, lab, size, load, mode, repetition):
+    if mode == "beside":
+        return Beside(*(made(args, lab, size, load, of, repetition)
+                        for of in ("ideal", "split")), args.after)
+    return Run(args, lab, size, load, mode, repetition)
 
 
 def check_sorted(run, runs):

@@ -133,8 +133,6 @@ class KeyValue:
 
     def result(self, switched, seconds):
         time.sleep(seconds)
-        if not self._job.running:
-            self._job.wait()
         series = self.per_second(switched)
         before = [ops for at, ops in series if -self.BEFORE_S < at < -1]
         return {"kv_ops": series, "kv_mib": self._mib,
@@ -143,19 +141,34 @@ class KeyValue:
     def per_second(self, switched):
         """(seconds since the guest ran at the destination, operations in the
         second that begins there), by the host's clock."""
-        points = [(at - switched, int(line.split()[1]))
-                  for at, line in zip(self._job.times, self._job.lines)
-                  if line.startswith("done ")]
-
-        def done(at):
-            for (t0, n0), (t1, n1) in zip(points, points[1:]):
-                if t0 <= at <= t1 and t1 > t0:
-                    return n0 + (n1 - n0) * (at - t0) / (t1 - t0)
-            return None
-        counts = [(at, done(at)) for at in
-                  range(int(points[0][0]) - 1, int(points[-1][0]) + 1)]
+        points = self._points()
+        first, last = points[0][0] - switched, points[-1][0] - switched
+        counts = [(at, done_at(points, at + switched))
+                  for at in range(int(first) - 1, int(last) + 1)]
         return [(at, round(n1 - n0)) for (at, n0), (_, n1)
                 in zip(counts, counts[1:]) if n0 is not None and n1 is not None]
+
+    def rate(self, since, until):
+        """Operations a second between two times of time.monotonic()."""
+        points = self._points()
+        return ((done_at(points, until) - done_at(points, since))
+                / (until - since))
+
+    def _points(self):
+        """(when, operations so far)"""
+        if not self._job.running:
+            self._job.wait()
+        return [(at, int(line.split()[1]))
+                for at, line in zip(self._job.times, self._job.lines)
+                if line.startswith("done ")]
+
+
+def done_at(points, at):
+    """Operations at that time; None: not known."""
+    for (t0, n0), (t1, n1) in zip(points, points[1:]):
+        if t0 <= at <= t1 and t1 > t0:
+            return n0 + (n1 - n0) * (at - t0) / (t1 - t0)
+    return None
 
 
 class KeyValueOver(KeyValue):

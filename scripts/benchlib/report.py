@@ -25,7 +25,21 @@ def run_heading():
 def run_line(run):
     if "error" in run:
         return f"not measured: {run['error'].splitlines()[0]}"
+    if run["mode"] == "beside":
+        return beside_line(run)
     return "".join(f"{how(run):>{width}}" for _, width, how in COLUMNS)
+
+
+def beside_line(run):
+    low, high = run["loss_quartiles_pct"]
+    error = run["loss_error_pct"]
+    ideal, split = (statistics.median(turn[i] for turn in run["turns"])
+                    for i in (0, 1))
+    return (f"   split loses {run['loss_pct']:.1f} % "
+            + (f"(+- {error:.1f}; " if error else "(")
+            + f"quartiles {low:.1f} and {high:.1f}; {len(run['turns'])} turns; "
+            f"{ideal:,.0f} and {split:,.0f} operations/s; "
+            f"{run['fetched_meanwhile']} pages fetched)")
 
 
 def load_line(run):
@@ -72,7 +86,7 @@ def links_line(run):
 
 def details(run):
     """Lines below the run's own."""
-    if "error" in run:
+    if "error" in run or run["mode"] == "beside":
         return []
     lines = [tracking_line(run), links_line(run), phases_line(run),
              swap_line(run), load_line(run)]

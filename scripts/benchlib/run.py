@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One migration, measured."""
 
+import contextlib
 import os
 import statistics
+import threading
 import time
 
 from memxlib.migration import ENDED, Migration
@@ -24,6 +26,7 @@ MODES = {
     "split": "split migration, by history",
     "no-history": "split migration without history: by number of the chunk",
     "swap": "plain precopy to a host with half the memory, and swap",
+    "beside": "ideal and split at the same time, each on half of the CPUs",
 }
 
 
@@ -32,15 +35,47 @@ def stamp_s(event):
     return stamp["seconds"] + stamp["microseconds"] / 1e6
 
 
+def fetched_pages(backend):
+    """Of all servers; backend: what query-memx says."""
+    return sum(server["fetched"] for server in backend["servers"]) // PAGE
+
+
+class Watch:
+    """What a backend's counters come to, second by second."""
+
+    def __init__(self, vm, since):
+        self._vm, self._since = vm, since
+        self._ended = threading.Event()
+        self._series = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        while not self._ended.wait(1):
+            backend = self._vm.backend()
+            self._series.append({
+                "s": round(time.monotonic() - self._since, 1),
+                "fetched": fetched_pages(backend),
+                "faults": backend["faults"]["remote"],
+                "evicted": backend["paging"]["evicted"],
+                "local_mib": backend["local"] // MIB,
+                "huge_mib": backend["huge"] // MIB})
+
+    def end(self):
+        self._ended.set()
+        self._thread.join()
+        return self._series
+
+
 class Run:
-    """Once one mode with one load."""
+    """Once one mode with one load.  load: what the guest does."""
 
     def __init__(self, options, lab, size_mib, load, mode, number):
         self.mode, self.size_mib = mode, size_mib
         self._options, self._lab = options, lab
         self._is_split = mode in ("split", "no-history")
-        self._load = LOADS[load](size_mib, options.rate_bits_per_s)
-        self._name = (f"{size_mib}M-{load}-{'multi' if lab.multi else 'one'}-"
+        self.load = LOADS[load](size_mib, options.rate_bits_per_s)
+        self.name = (f"{size_mib}M-{load}-{'multi' if lab.multi else 'one'}-"
                       f"{lab.rate}-{mode}-{number}")
         self.what = {
             "mode": mode, "load": load, "size_mib": size_mib,
@@ -49,15 +84,18 @@ class Run:
 
     def measure(self, outer):
         """A dictionary; whatever happens, nothing of the run is left."""
-        test = outer.inner(self._name)
         self._result["load_average"] = os.getloadavg()[0]
         busy = memory.CpuTime()
-        try:
+        with contextlib.closing(outer.inner(self.name)) as test:
             self._measure(test)
-        finally:
-            test.close()
         self._result["others_cpus"] = busy.others()
         return self._result
+
+    def arrive(self, test):
+        """Migrates and looks no further; the VM at the destination."""
+        source, dest, servers = self._hosts(test)
+        self._migrate(source, dest, servers)
+        return dest
 
     # --- the two hosts
 
@@ -119,6 +157,19 @@ class Run:
     # --- what is measured
 
     def _measure(self, test):
+        source, dest, servers = self._hosts(test)
+        ticks = Ticks(test, [source.tick_path, dest.tick_path])
+        source.guest.start("tick")
+        began, switched = self._migrate(source, dest, servers)
+        if self.mode == "swap":
+            self._result["swapped_mib"] = memory.swapped_mib()
+        self._after(dest, switched)
+        times = ticks.stop()
+        check(len(times) > 1000, "no ticks came from the guest")
+        self._stalls(times, began, switched)
+
+    def _hosts(self, test):
+        """Source, destination and servers; the source is under its load."""
         key = test.log_path("key")
         with open(key, "w", encoding="ascii") as file:
             os.chmod(key, 0o600)
@@ -128,10 +179,11 @@ class Run:
         source = self._vm(test, "source", self._lab.source,
                           extra=[*(secret if servers else []),
                                  *self._tracker()])
-        self._load.prepare(source.guest)
-        dest = self._destination(test, source, secret)
-        ticks = Ticks(test, [source.tick_path, dest.tick_path])
-        source.guest.start("tick")
+        self.load.prepare(source.guest)
+        return source, self._destination(test, source, secret), servers
+
+    def _migrate(self, source, dest, servers):
+        """When it began, and when the guest ran at the destination."""
         if self._tracker():
             self._result["tracking"] = source.qmp.command(
                 "query-memx-tracker")
@@ -145,13 +197,8 @@ class Run:
         if self._is_split:
             self._split_figures(info, source, dest)
         source.end()
-        if self.mode == "swap":
-            self._result["swapped_mib"] = memory.swapped_mib()
-        self._load.moved(dest.guest)
-        self._after(dest, switched)
-        times = ticks.stop()
-        check(len(times) > 1000, "no ticks came from the guest")
-        self._stalls(times, began, switched)
+        self.load.moved(dest.guest)
+        return began, switched
 
     def _watch(self, migration):
         """Until the guest runs at the destination: (query-migrate, when)."""
@@ -163,14 +210,14 @@ class Run:
             if status not in ("none", "setup") and not is_moving:
                 is_moving = True
                 if status == "active":
-                    self._load.moving(migration.source.guest)
+                    self.load.moving(migration.source.guest)
             if status in ENDED:
                 break
-            check(time.monotonic() < deadline, f"{self._name}: not migrated "
+            check(time.monotonic() < deadline, f"{self.name}: not migrated "
                   f"within {DEADLINE_S} s")
             time.sleep(0.05)
         if status != "completed":
-            raise Failure(f"{self._name}: {status}: {info.get('error-desc')}")
+            raise Failure(f"{self.name}: {status}: {info.get('error-desc')}")
         return info, self._resumed(migration.destination)
 
     @staticmethod
@@ -196,20 +243,20 @@ class Run:
 
     def _after(self, dest, switched):
         """Pages fetched, and what the load has to tell."""
-        if self._is_split:
-            self._result["memx_at_switchover"] = dest.backend()
-        self._result.update(self._load.result(switched,
-                                              self._options.after))
-        if self._is_split:
-            left = switched + self._options.after - time.monotonic()
-            time.sleep(max(0, left))
-            backend = dest.backend()
-            self._result.update(
-                memx_after=backend,
-                fetched_for_devices=backend["paging"][
-                    "fetched-before-commit"],
-                fetched_pages=sum(server["fetched"] for server in
-                                  backend["servers"]) // PAGE)
+        if not self._is_split:
+            self._result.update(self.load.result(switched,
+                                                 self._options.after))
+            return
+        self._result["memx_at_switchover"] = dest.backend()
+        watch = Watch(dest, switched)
+        self._result.update(self.load.result(switched, self._options.after))
+        left = switched + self._options.after - time.monotonic()
+        time.sleep(max(0, left))
+        backend = dest.backend()
+        self._result.update(
+            memx_after=backend, memx_series=watch.end(),
+            fetched_for_devices=backend["paging"]["fetched-before-commit"],
+            fetched_pages=fetched_pages(backend))
 
     def _split_figures(self, info, source, dest):
         """pageins_before_switchover: the destination has no pager until the
