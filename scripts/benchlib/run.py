@@ -252,9 +252,10 @@ class Run:
         self._result.update(self.load.result(switched, self._options.after))
         left = switched + self._options.after - time.monotonic()
         time.sleep(max(0, left))
+        series = watch.end()
         backend = dest.backend()
         self._result.update(
-            memx_after=backend, memx_series=watch.end(),
+            memx_after=backend, memx_series=series,
             fetched_for_devices=backend["paging"]["fetched-before-commit"],
             fetched_pages=fetched_pages(backend))
 
