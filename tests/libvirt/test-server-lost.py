@@ -3,7 +3,8 @@
 # slow: a server must be away for half a minute before it counts as lost
 """A memory server is killed while a VM moves: virsh says so, and the VM goes
 on at the source.  One is stopped for a while after the VM has moved: the VM
-goes on when it is back, and domstats tells meanwhile."""
+goes on when it is back, and domstats tells meanwhile.  One comes back without
+its pages: domstats tells, and the VM can be given up."""
 
 from memxlib import hosts
 from memxlib.domain import Domain, split_options
@@ -46,6 +47,20 @@ def test(t):
     t.say("lost for a while after that")
     load.wait_progress()
     load.finish()
+
+    servers[1].restart_empty()
+    wait_until("domstats tells that its pages are gone",
+               lambda: server_states(domain)[1] == "empty", 90)
+    domain.destroy()
+    check(not domain.is_listed(), "it is still there")
+    # libvirt kills a QEMU that waits for a page: then the other server keeps
+    # what it has.
+    servers[0].wait_spaces("has no client", lambda spaces: all(
+        space["state"] == "orphaned" for space in spaces))
+    for space in servers[0].orphans():
+        servers[0].memxctl("drop", space["id"])
+    check(not servers[0].spaces(), "mem1 has something left")
+    t.say("lost with its pages")
 
 
 hosts.main(test, 400)

@@ -30,6 +30,8 @@ def reporting(domain, virsh):
         return re.search(r"^Sent to servers:\s+[1-9]", info, re.M) and info
     info = wait_until("domjobinfo counts what goes to servers", sent)
     check("Split phase:" in info, f"domjobinfo has no phase:\n{info}")
+    check(len(re.findall(r"^Memory server:\s+\S+ up: sent", info, re.M)) == 2,
+          f"domjobinfo does not list both servers:\n{info}")
 
 
 def test(t):

@@ -51,7 +51,7 @@ def check_figures(domain, local):
         return all(
             min(before[name], after[name]) >> 10 <= int(stats[key])
             <= max(before[name], after[name]) >> 10
-            for name, key in (("remote", "remote"),
+            for name, key in (("local", "local"), ("remote", "remote"),
                               ("never-written", "never_written"))) and stats
     stats = wait_until("domstats says what QEMU says", agree, 60)
     check(int(stats["local_limit"]) == kib(local),
@@ -81,6 +81,9 @@ def test(t):
     output = domain.migrate(network.host2, "--verbose",
                             *split_options(servers, LOCAL))
     check("100" in output, f"--verbose says: {output}")
+    info = domain.host.virsh("domjobinfo", domain.name, "--completed")
+    check(re.search(r"^Sent to servers:\s+[1-9]", info, re.M),
+          f"domjobinfo --completed says:\n{info}")
     t.say("moved")
     check_unprivileged(network, domain)
     load.wait_progress()

@@ -110,11 +110,11 @@ class Domain:
 
     # --- moving
 
-    def start_migration(self, dest, *options, follow=True):
+    def start_migration(self, dest, *options, follow=True, uri=None):
         """Returns the running virsh.  follow: the guest will be heard at the
-        destination."""
+        destination.  uri: of dest's libvirt, if virsh is to use another."""
         virsh = self.host.start_virsh("migrate", "--live", *options,
-                                      self.name, dest.uri)
+                                      self.name, uri or dest.uri)
         if follow and self.guest:
             self.guest.follow(self._agent(dest), lambda: virsh.running)
         return virsh
@@ -198,6 +198,12 @@ class Domain:
         element = ElementTree.fromstring(self.live_xml()).find("memoryBacking")
         check(element is not None, "the definition has no memoryBacking")
         return ElementTree.tostring(element, encoding="unicode")
+
+    def make_persistent(self):
+        path = f"/run/vm/{self.name}-persistent.xml"
+        self.host.write(path, self.host.virsh("dumpxml", self.name,
+                                              "--inactive"))
+        self.host.virsh("define", path)
 
     def qemu_pid(self):
         """In the namespace that all of this runs in."""

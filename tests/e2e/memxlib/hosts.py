@@ -284,17 +284,20 @@ auth_tcp = "none"
         self.start_daemon(name)
         self.wait_daemon(name)
 
-    def define_key(self):
-        """The servers' key, as a secret of libvirt's."""
+    def define_key(self, uuid=KEY_SECRET, key=None):
+        """The servers' key, or another one, as a secret of libvirt's."""
         self.write("/run/key.xml", f"""
 <secret ephemeral='no' private='yes'>
-  <uuid>{KEY_SECRET}</uuid>
+  <uuid>{uuid}</uuid>
   <description>key of the memory servers</description>
 </secret>
 """)
+        file = self.network.key_file
+        if key:
+            file = "/run/key"
+            self.write(file, key, 0o600)
         self.virsh("secret-define", "/run/key.xml")
-        self.virsh("secret-set-value", KEY_SECRET, "--file",
-                   self.network.key_file, "--plain")
+        self.virsh("secret-set-value", uuid, "--file", file, "--plain")
 
     def virsh(self, *words, seconds=60, succeed=True):
         """Runs virsh there; returns what it printed.  succeed: it must, or
@@ -310,6 +313,8 @@ class Network:
     """host1 and host2, with libvirt's daemons unless libvirt is false; mem1
     and mem2, for memory servers; and a bridge between them.  QEMU runs under
     a user of its own.  kvm: it works here, and domains are to use it."""
+
+    address = NETWORK + "254"   # of the test itself
 
     def __init__(self, test, libvirt=True, qemu_as_root=False, kvm=False):
         self.test = test
@@ -330,6 +335,8 @@ class Network:
         self._choose_user(qemu_as_root)
         self._ip("link", "add", "br0", "type", "bridge")
         self._ip("link", "set", "br0", "up")
+        # Where the test itself is.
+        self._ip("addr", "add", f"{self.address}/24", "dev", "br0")
         self.hosts = {name: self._add_host(name) for name in NUMBERS}
         if libvirt:
             for host in self.host1, self.host2:
@@ -379,9 +386,10 @@ class Network:
         return [self.memserver(name, capacity=capacity, port=port)
                 for name in names]
 
-    def memserver(self, name, **options):
+    def memserver(self, name, label=None, **options):
+        """label: the server's name, if not its host's."""
         host = self.hosts[name]
-        return Memserver(self.test, name, key_file=self.key_file, host=name,
+        return Memserver(self.test, label or name, key_file=self.key_file, host=name,
                          before_exec=host.enter, **options)
 
 

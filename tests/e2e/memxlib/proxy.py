@@ -53,7 +53,7 @@ def _receive(sock, count):
 
 
 class Proxy:
-    def __init__(self, target, seed=1):
+    def __init__(self, target, seed=1, listen="127.0.0.1"):
         self.target = target
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -65,8 +65,8 @@ class Proxy:
         self._garble = {TO_SERVER: 0, TO_CLIENT: 0}
         self._rewrite = None
         self.accepted = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self._listener = socket.create_server((listen, 0))
+        self.address = f"{listen}:%d" % self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     # --- faults
@@ -181,14 +181,27 @@ class Proxy:
 
 
 class Relay(Proxy):
-    """For connections that do not speak our protocol: they can be stalled,
-    cut and refused."""
+    """For connections that do not speak our protocol: they can be stalled
+    (or answers alone), cut and refused."""
+
+    def __init__(self, target, **options):
+        self._answers = threading.Event()
+        self._answers.set()
+        super().__init__(target, **options)
+
+    def stall_answers(self):
+        self._answers.clear()
+
+    def close(self):
+        self._answers.set()
+        super().close()
 
     def _pump(self, source, sink, direction, pair):
-        del direction
         try:
             while data := source.recv(1 << 16):
                 self._open.wait()
+                if direction == TO_CLIENT:
+                    self._answers.wait()
                 sink.sendall(data)
         except OSError:
             pass
