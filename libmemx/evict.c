@@ -232,6 +232,12 @@ void memx_evict_prepare(MemxRegion *r, MemxSlot *slot)
     slot->prepared = true;
 }
 
+/* Prefetch needs frames, many of them. */
+static bool streams_locked(const MemxRegion *r)
+{
+    return memx_now_ns() - r->stream_ns < FRAMES_KEPT_NS;
+}
+
 static void release(MemxRegion *r, MemxSlot *slot)
 {
     bool keep;
@@ -243,9 +249,9 @@ static void release(MemxRegion *r, MemxSlot *slot)
         return;
     }
     /* Frames are worth keeping only while prefetch receives into them, and
-     * much: what is kept is room that more has to be evicted for. */
-    keep = !r->starved && r->held <= r->limit &&
-           memx_now_ns() - r->stream_ns < FRAMES_KEPT_NS;
+     * not too many: what is kept is room that more has to be evicted for. */
+    keep = !r->starved && r->held <= r->limit && streams_locked(r) &&
+           r->staging.free_frames + memx_mask_pages(slot->frames) <= r->low;
     g_mutex_unlock(&r->lock);
     if (!keep) {
         memx_slot_drop_frames(r, slot);
@@ -348,16 +354,21 @@ bool memx_evict_undo(MemxRegion *r, MemxSlot *slot)
 
 uint64_t memx_evict_free_frames(MemxRegion *r, bool all)
 {
-    uint64_t now = memx_now_ns();
     uint64_t freed = 0;
+    bool any;
 
+    g_mutex_lock(&r->lock);
+    any = r->staging.free_frames && (all || !streams_locked(r));
+    g_mutex_unlock(&r->lock);
+    if (!any) {
+        return 0;
+    }
     for (unsigned i = 0; i < r->staging.n_slots; i++) {
         MemxSlot *slot = &r->staging.slot[i];
         bool take;
 
         g_mutex_lock(&r->lock);
-        take = slot->state == MEMX_SLOT_FREE && slot->frames &&
-               (all || now - r->stream_ns > FRAMES_KEPT_NS);
+        take = slot->state == MEMX_SLOT_FREE && slot->frames;
         if (take) {
             memx_staging_take_slot(&r->staging, slot);
         }

@@ -145,6 +145,7 @@ MemxSlot *memx_staging_take(MemxStaging *st, uint64_t group, bool out)
     slot = &st->slot[*best];
     *best = slot->next;
     st->n_free--;
+    st->free_frames -= memx_mask_pages(slot->frames);
     if (out) {
         st->n_out++;
     } else {
@@ -160,6 +161,7 @@ void memx_staging_put_slot(MemxStaging *st, MemxSlot *slot)
     slot->next = st->free;
     st->free = slot - st->slot;
     st->n_free++;
+    st->free_frames += memx_mask_pages(slot->frames);
 }
 
 void memx_staging_put(MemxStaging *st, MemxSlot *slot)
@@ -197,6 +199,7 @@ void memx_staging_take_slot(MemxStaging *st, MemxSlot *slot)
     *p = slot->next;
     slot->state = MEMX_SLOT_HELD;
     st->n_free--;
+    st->free_frames -= memx_mask_pages(slot->frames);
 }
 
 MemxSlot *memx_staging_find(MemxStaging *st, uint64_t group, bool out)

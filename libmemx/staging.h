@@ -81,6 +81,7 @@ typedef struct MemxStaging {
     unsigned n_slots;
     MemxSlot *slot;
     unsigned n_free;
+    uint64_t free_frames; /* of free slots */
     unsigned n_out;
     unsigned n_in;
     unsigned out_max;     /* each way leaves slots to the other */

@@ -412,6 +412,40 @@ static void test_frames_not_hoarded(void)
     server_process_free(server);
 }
 
+/* Nor are all of them kept when a stream ends: no more than what is to be free
+ * anyway. */
+static void test_few_frames_after_stream(void)
+{
+    ServerProcess *server = server_process_new("300M");
+    uint64_t size = 256 * MIB, most = 0;
+    MemxRegion *region = region_fixture_new(&(RegionFixture) {
+        .size = size, .local = 128 * MIB, .chunk = MIB, .servers = &server,
+        .n_servers = 1, .huge_pages = MEMX_HUGE_PAGES_OFF,
+        .tracker = { .kind = MEMX_TRACKER_OFF, .cpu_percent = 2 },
+    });
+    uint8_t *base = memx_region_base(region);
+
+    write_all(base, size, 1);
+    for (unsigned round = 0; round < 6; round++) {
+        uint64_t least = size;
+
+        for (uint64_t page = 0; page < size / PAGE_BYTES; page++) {
+            pattern_check(base, page, 1);
+        }
+        /* Less than the time after which all are given back; what was on its
+         * way arrives. */
+        for (unsigned i = 0; i < 50; i++) {
+            least = MIN(least, idle_frames(region));
+            g_usleep(1000);
+        }
+        most = MAX(most, least);
+    }
+    g_test_message("%" G_GUINT64_FORMAT " KiB are idle", most / 1024);
+    g_assert_cmpuint(most, <=, 3 * MIB); /* 2 are to be free */
+    memx_region_free(region);
+    server_process_free(server);
+}
+
 static bool stats_home(const MemxStats *stats, uint64_t argument)
 {
     bool home = !stats->remote_bytes && !stats->staged_bytes;
@@ -493,6 +527,8 @@ int main(int argc, char **argv)
     g_test_add_func("/region/keep-copies/give-way", test_copies_give_way);
     g_test_add_func("/region/prefetch-adapts", test_prefetch_adapts);
     g_test_add_func("/region/frames-not-hoarded", test_frames_not_hoarded);
+    g_test_add_func("/region/few-frames-after-stream",
+                    test_few_frames_after_stream);
     g_test_add_func("/region/home", test_home);
     return g_test_run();
 }

@@ -86,6 +86,7 @@ static void test_frames_decide_which_slot(void)
     g_assert_true(memx_staging_init(&st, SLOTS));
     for (unsigned i = 0; i < SLOTS; i++) {
         st.slot[i].frames = i == 7 ? UINT64_MAX : i == 9 ? 0 : 0xff;
+        st.free_frames += memx_mask_pages(st.slot[i].frames);
     }
     out = memx_staging_take(&st, 100, true);
     in = memx_staging_take(&st, 100, false);
@@ -95,6 +96,18 @@ static void test_frames_decide_which_slot(void)
     g_assert_true(memx_staging_find(&st, 100, true) == out);
     g_assert_true(memx_staging_find(&st, 100, false) == in);
     memx_staging_destroy(&st);
+}
+
+static uint64_t free_frames(const MemxStaging *st)
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < SLOTS; i++) {
+        if (st->slot[i].state == MEMX_SLOT_FREE) {
+            n += memx_mask_pages(st->slot[i].frames);
+        }
+    }
+    return n;
 }
 
 static void test_against_model(void)
@@ -113,6 +126,7 @@ static void test_against_model(void)
         MemxSlot **slot = &model[g][out];
 
         if (*slot) {
+            (*slot)->frames = (uint64_t)g_test_rand_int() << i % 32;
             memx_staging_put(&st, *slot);
             *slot = NULL;
             taken--;
@@ -125,6 +139,7 @@ static void test_against_model(void)
             memx_staging_take_slot(&st, held);
             g_assert_cmpint(held->state, ==, MEMX_SLOT_HELD);
         } else if (held && g % 4 == 0) {
+            held->frames = 0;
             memx_staging_put_slot(&st, held);
             held = NULL;
         }
@@ -136,6 +151,7 @@ static void test_against_model(void)
         }
         g_assert_cmpuint(st.n_free + taken + (held != NULL), ==, SLOTS);
         g_assert_cmpuint(st.n_out + st.n_in, ==, taken);
+        g_assert_cmpuint(st.free_frames, ==, free_frames(&st));
     }
     memx_staging_destroy(&st);
 }
