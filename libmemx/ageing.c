@@ -175,6 +175,7 @@ static void age_slice(void *opaque, const MemxSlice *slice, bool looked,
         } else {
             c.touched |= chunk->touched;
             chunk->touched = 0;
+            chunk->evicted -= chunk->evicted > 0;
         }
         touched[i / 64] |= c.touched ? bit : 0;
         left[i / 64] |= c.looked && !c.known && !c.touched ? bit : 0;
@@ -194,15 +195,6 @@ static void age_slice(void *opaque, const MemxSlice *slice, bool looked,
     g_mutex_unlock(&r->lock);
 }
 
-static void age_end(void *opaque)
-{
-    MemxRegion *r = opaque;
-
-    g_mutex_lock(&r->lock);
-    r->history.period++;
-    g_mutex_unlock(&r->lock);
-}
-
 static unsigned turnover(void *opaque)
 {
     MemxRegion *r = opaque;
@@ -218,7 +210,6 @@ static const MemxAgerClient client = {
     .begin = age_begin,
     .want = age_want,
     .age = age_slice,
-    .end = age_end,
     .turnover = turnover,
 };
 

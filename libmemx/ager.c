@@ -363,9 +363,6 @@ void memx_ager_pass(MemxAger *a)
         return; /* what was found is no period's; what wasn't looked at isn't
                  * armed */
     }
-    if ((a->armed || !a->ops) && !out_of_turn(a)) {
-        a->client->end(a->opaque);
-    }
     conclude(a, start, pressure);
     a->armed = true;
 }

@@ -56,7 +56,6 @@ typedef struct MemxAgerClient {
      * different slices.  @looked: the tracker's answer is there. */
     void (*age)(void *opaque, const MemxSlice *slice, bool looked,
                 MemxFound *found);
-    void (*end)(void *opaque);
     /* How much of what is local came since the last pass, in percent. */
     unsigned (*turnover)(void *opaque);
 } MemxAgerClient;

@@ -114,7 +114,8 @@ static MemxSlot *choose(MemxRegion *r)
 
         slot->mask = r->table.present[group];
         r->table.chunk[c].flags |= MEMX_CHUNK_EXCLUSIVE;
-        r->table.chunk[c].evicted_at = r->history.period;
+        r->table.chunk[c].evicted = MEMX_REFAULT_PERIODS;
+        memx_history_evicted(&r->history, c);
         memx_slot_assign_locked(r, slot, r->table.chunk[c].server);
     }
     return slot;

@@ -21,9 +21,19 @@ static const uint32_t worth[8] = {
 _Static_assert((205860 + 65535 * OFTEN_TIMES + 45875) >> RANK_SHIFT <
                MEMX_HISTORY_RANKS, "no more ranks than lists");
 
-static void set_worths(MemxHistory *h)
+/* What one can still believe after so many periods in a row that were alike:
+ * if more of all periods were unlike these, such a run would be a chance of
+ * less than one in twenty.  1 - 0.05^(1/n), of UINT16_MAX. */
+static const uint16_t unlike_max[9] = {
+    65535, 62258, 50881, 41392, 34545, 29538, 25758, 22817, 20469,
+};
+
+static void set_tables(MemxHistory *h)
 {
     for (unsigned v = 0; v < MEMX_HISTORY_VALUES; v++) {
+        unsigned unlike = v & MEMX_HISTORY_TOP ? ~v & 0xff : v;
+
+        h->unlike_max[v] = unlike_max[unlike ? __builtin_clz(unlike) - 24 : 8];
         for (unsigned age = 0; age < 8; age++) {
             h->worth[v] += v >> (7 - age) & 1 ? worth[age] : 0;
         }
@@ -60,7 +70,7 @@ bool memx_history_init(MemxHistory *h, uint32_t n_chunks)
     for (uint32_t c = 0; c < n_chunks; c++) {
         h->prev[c] = c;
     }
-    set_worths(h);
+    set_tables(h);
     for (unsigned q = 0; q < MEMX_QUEUES; q++) {
         memset(h->queue[q].head, 0xff, sizeof(h->queue[q].head));
         memset(h->queue[q].tail, 0xff, sizeof(h->queue[q].tail));
@@ -180,6 +190,20 @@ void memx_history_set(MemxHistory *h, uint32_t c, uint8_t value)
     rerank(h, c);
 }
 
+/* How often, after a period; @value knows of it.  Without branches, which no
+ * CPU could predict here. */
+static uint16_t often_after(const MemxHistory *h, uint16_t often,
+                            uint8_t value)
+{
+    unsigned flip = value & MEMX_HISTORY_TOP ? UINT16_MAX : 0;
+    unsigned unlike = often ^ flip;
+    int beyond;
+
+    unlike -= unlike / PART;
+    beyond = (int)unlike - h->unlike_max[value];
+    return (unlike - (beyond > 0 ? beyond : 0) / 2) ^ flip;
+}
+
 void memx_history_fold(MemxHistory *h, uint32_t first, uint32_t n,
                        const uint64_t *touched, const uint64_t *left)
 {
@@ -187,14 +211,14 @@ void memx_history_fold(MemxHistory *h, uint32_t first, uint32_t n,
         uint32_t c = first + i;
         unsigned hit = touched ? touched[i / 64] >> i % 64 & 1 : 0;
         unsigned old = h->value[c], value = old >> 1 | hit << 7;
-        int more = ((hit ? UINT16_MAX : 0) - h->often[c]) / PART;
+        uint16_t often = often_after(h, h->often[c], value);
 
-        if ((value == old && !more && !h->mark[c]) ||
+        if ((value == old && often == h->often[c] && !h->mark[c]) ||
             (left && left[i / 64] >> i % 64 & 1)) {
             continue;
         }
         h->value[c] = value;
-        h->often[c] += more;
+        h->often[c] = often;
         h->mark[c] = 0;
         rerank(h, c);
     }
@@ -212,6 +236,10 @@ void memx_history_unlist(MemxHistory *h, uint32_t c)
     if (memx_history_listed(h, c)) {
         unlink_chunk(h, c);
     }
+}
+
+void memx_history_evicted(MemxHistory *h, uint32_t c)
+{
     h->mark[c] = 0;
     rerank(h, c);
 }

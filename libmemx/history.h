@@ -10,8 +10,12 @@
  *
  * Beside it stands how *often* it was touched in some 32 periods, a moving mean:
  * eight bits tell what is in use from what isn't, but not, of what is used now
- * and then, which is used more.  Only the choice of victims knows of it; where
- * nothing but faults tells (memx_history_touch()) it is none.
+ * and then, which is used more.  A mean of so many is slow to see that a guest
+ * has moved its data, so it doesn't stray far from what the last periods let one
+ * believe: of a chunk that was in use in nearly all of them, a few without a
+ * touch are proof that it no longer is, and the other way round; of one that is
+ * used now and then they prove nothing.  Only the choice of victims knows of it;
+ * where nothing but faults tells (memx_history_touch()) it is none.
  *
  * Chunks with local pages stand in a *queue*, one per server and one for
  * those that have none yet: so that the chunks of a server that takes no pages
@@ -73,8 +77,8 @@ typedef struct MemxHistory {
     uint8_t *mark;      /* since the last period's end: see history.c */
     MemxQueue queue[MEMX_QUEUES];
     uint32_t worth[MEMX_HISTORY_VALUES]; /* of a value */
+    uint16_t unlike_max[MEMX_HISTORY_VALUES]; /* see history.c */
     uint32_t n_listed;
-    uint32_t period;    /* the caller counts them */
 } MemxHistory;
 
 bool memx_history_init(MemxHistory *history, uint32_t n_chunks);
@@ -101,6 +105,8 @@ void memx_history_fold(MemxHistory *history, uint32_t first, uint32_t n,
 /* A chunk got its first local page, or lost its last.  Idempotent.  O(1). */
 void memx_history_list(MemxHistory *history, uint32_t chunk);
 void memx_history_unlist(MemxHistory *history, uint32_t chunk);
+/* It was chosen as a victim: it isn't fresh any more.  O(1). */
+void memx_history_evicted(MemxHistory *history, uint32_t chunk);
 /* Behind its equals, so that another one is chosen first.  O(1). */
 void memx_history_requeue(MemxHistory *history, uint32_t chunk);
 

@@ -56,7 +56,7 @@ typedef struct MemxChunk {
     uint8_t installing;
     uint8_t flags;
     uint8_t server;      /* index in the pool, or MEMX_SERVER_NONE */
-    uint8_t evicted_at;  /* low bits of the period of its last eviction */
+    uint8_t evicted;     /* lately: for so many periods that still counts */
     uint8_t old;         /* index, or MEMX_SERVER_NONE */
     uint8_t touched;     /* by a fault, in this period */
 } MemxChunk;

@@ -223,10 +223,7 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
     }
     window = memx_streams_fault(&r->streams, page, &first, &end, &direction);
     memx_chunk_faulted_locked(r, c);
-    if ((uint8_t)(r->history.period - chunk->evicted_at) <
-        MEMX_REFAULT_PERIODS) {
-        r->count.refaults++;
-    }
+    r->count.refaults += chunk->evicted > 0;
     chunk->fetching++;
     r->count.remote++;
     if (!s->waiting_since_ns) {

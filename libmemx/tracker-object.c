@@ -67,10 +67,6 @@ static void object_age(void *opaque, const MemxSlice *slice, bool looked,
     g_mutex_unlock(&t->lock);
 }
 
-static void object_end(void *opaque)
-{
-}
-
 static unsigned object_turnover(void *opaque)
 {
     return 0;
@@ -80,7 +76,6 @@ static const MemxAgerClient client = {
     .begin = object_begin,
     .want = object_want,
     .age = object_age,
-    .end = object_end,
     .turnover = object_turnover,
 };
 

@@ -286,20 +286,25 @@ static bool window_begin(MemxRegion *r, uint64_t g)
     return ok;
 }
 
-static void window_end(MemxRegion *r, uint64_t g)
+/* Returns the groups of chunks that somebody waited for, a bit each. */
+static unsigned window_end(MemxRegion *r, uint64_t g)
 {
+    unsigned per = r->table.groups_per_chunk, missed = 0;
     uint32_t first, last;
 
     window_chunks(r, g, &first, &last);
     g_mutex_lock(&r->lock);
     r->windows_away--;
     for (uint32_t c = first; c <= last; c++) {
-        memx_exclusive_end_locked(r, c);
+        if (memx_exclusive_end_locked(r, c)) {
+            missed |= ((1u << per) - 1) << (c - first) * per;
+        }
     }
     g_mutex_unlock(&r->lock);
     for (uint32_t c = first; c <= last; c++) {
         memx_wake_chunk(r, c); /* whoever waits for it, or for more of it */
     }
+    return missed;
 }
 
 /* Of chunks that are larger one window alone would hide the others. */
@@ -346,11 +351,25 @@ static void renew_place(Sample *t, unsigned i)
     }
 }
 
-static void note_touched(MemxSlice *slice, uint64_t g)
+/* Nothing is known of these groups. */
+static void skip(MemxSlice *slice, unsigned group, unsigned n)
 {
-    for (uint64_t i = g; i < g + MEMX_WINDOW_GROUPS; i++) {
-        slice->touched[i] = UINT64_MAX;
-        slice->skipped[i / 64] &= ~(1ull << i % 64);
+    for (unsigned i = group; i < group + n; i++) {
+        slice->skipped[i / 64] |= 1ull << i % 64;
+    }
+}
+
+/* Of a huge page's chunks only those that were missed are known to be in use;
+ * the others were away too briefly to tell. */
+static void note_window(MemxSlice *slice, unsigned group, unsigned missed)
+{
+    for (unsigned i = 0; i < MEMX_WINDOW_GROUPS; i++) {
+        if (missed >> i & 1) {
+            slice->touched[group + i] = UINT64_MAX;
+            slice->skipped[(group + i) / 64] &= ~(1ull << (group + i) % 64);
+        } else {
+            skip(slice, group + i, 1);
+        }
     }
 }
 
@@ -363,6 +382,7 @@ static void collect_windows(Sample *t, MemxSlice *slice, bool all)
         uint64_t g = t->window[i];
         bool wanted = false;
         uint32_t c, last;
+        unsigned missed;
 
         if (g == TAKEN_BACK) {
             continue;
@@ -381,10 +401,10 @@ static void collect_windows(Sample *t, MemxSlice *slice, bool all)
         if (!memx_windows_huge(r->pagemap_fd, memx_group_hva(r, g), 1)) {
             renew_place(t, i);
         }
-        window_end(r, g);
+        missed = window_end(r, g);
         t->window[i] = TAKEN_BACK;
-        if (wanted) {
-            note_touched(slice, g - slice->first_group);
+        if (missed) {
+            note_window(slice, g - slice->first_group, missed);
             slice->faults++;
             memx_pace_charge(slice->pace, FAULT_NS);
         }
@@ -501,14 +521,6 @@ static void charge_faults(Sample *t, MemxSlice *slice)
     slice->faults += n - t->faults;
     memx_pace_charge(slice->pace, (n - t->faults) * FAULT_NS);
     t->faults = n;
-}
-
-/* Nothing is known of these groups. */
-static void skip(MemxSlice *slice, unsigned group, unsigned n)
-{
-    for (unsigned i = group; i < group + n; i++) {
-        slice->skipped[i / 64] |= 1ull << i % 64;
-    }
 }
 
 /* A dwell that had to end early tells only what was missed. */

@@ -69,6 +69,23 @@ static void model_touch(Model *m, uint32_t c)
     model_place(m, c, true);
 }
 
+/* A mean of 32 periods; where after so many alike in a row it is improbable,
+ * half of what is too much goes. */
+static int often_after(int often, uint8_t value)
+{
+    bool hit = value & 0x80;
+    int unlike = hit ? 65535 - often : often, most;
+    unsigned run = 1;
+
+    while (run < 8 && (value << run & 0x80) == (hit ? 0x80 : 0)) {
+        run++;
+    }
+    most = round(65535 * (1 - pow(0.05, 1.0 / run)));
+    unlike -= unlike / 32;
+    unlike -= MAX(unlike - most, 0) / 2;
+    return hit ? 65535 - unlike : unlike;
+}
+
 /* Chunk after chunk; one whose rank changes comes last among its equals. */
 static void model_fold(Model *m, const uint64_t *touched,
                        const uint64_t *left)
@@ -78,7 +95,7 @@ static void model_fold(Model *m, const uint64_t *touched,
 
         if (!(left[c / 64] >> c % 64 & 1)) {
             m->value[c] = m->value[c] >> 1 | hit << 7;
-            m->often[c] += trunc(((hit ? 65535 : 0) - m->often[c]) / 32.0);
+            m->often[c] = often_after(m->often[c], m->value[c]);
             m->fresh[c] = m->kept[c] = false;
             model_place(m, c, false);
         }
@@ -100,10 +117,15 @@ static void model_list(Model *m, uint32_t c, bool list)
 
     if (!list) {
         model_remove(m, c);
-        m->fresh[c] = m->kept[c] = false;
     }
     m->listed[c] = list;
     model_place(m, c, again);
+}
+
+static void model_evicted(Model *m, uint32_t c)
+{
+    m->fresh[c] = m->kept[c] = false;
+    model_place(m, c, false);
 }
 
 /* All chunks from the coldest to the hottest are the model's, in its order. */
@@ -133,7 +155,7 @@ static void test_against_model(void)
     g_assert_true(memx_history_init(&h, CHUNKS));
     for (unsigned i = 0; i < 20000; i++) {
         uint32_t c = g_test_rand_int_range(0, CHUNKS);
-        unsigned what = g_test_rand_int_range(0, 16);
+        unsigned what = g_test_rand_int_range(0, 17);
         uint8_t value = g_test_rand_int_range(0, 256);
 
         if (what < 5) {
@@ -153,6 +175,9 @@ static void test_against_model(void)
             model_set(m, c, value);
         } else if (what < 15) {
             g_assert_true(memx_history_enter(&h, c) == model_enter(m, c));
+        } else if (what < 16) {
+            memx_history_evicted(&h, c);
+            model_evicted(m, c);
         } else {
             uint64_t bits[2][CHUNKS / 64 + 1];
 
@@ -228,6 +253,46 @@ static void test_what_was_used_more_often_stays(void)
     g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 1);
     memx_history_enter(&h, 1); /* not by coming back once */
     g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 1);
+    memx_history_destroy(&h);
+}
+
+/* The guest has moved its data: what was always in use and is no longer goes
+ * before what has taken its place, after half a dozen periods. */
+static void test_what_has_moved_is_followed(void)
+{
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, 2));
+    memx_history_list(&h, 0);
+    memx_history_list(&h, 1);
+    for (unsigned i = 0; i < 200; i++) {
+        memx_history_fold(&h, 0, 2, (uint64_t[]) { 1 }, NULL);
+    }
+    memx_history_fold(&h, 0, 2, (uint64_t[]) { 2 }, NULL);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 1);
+    for (unsigned i = 1; i < 6; i++) {
+        memx_history_fold(&h, 0, 2, (uint64_t[]) { 2 }, NULL);
+    }
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 0);
+    memx_history_destroy(&h);
+}
+
+/* A sample of all of a chunk is away for a moment: it is as fresh as before. */
+static void test_fresh_until_it_is_evicted(void)
+{
+    MemxHistory h;
+
+    g_assert_true(memx_history_init(&h, 2));
+    g_assert_true(memx_history_enter(&h, 0));
+    memx_history_list(&h, 0);
+    memx_history_list(&h, 1);
+    memx_history_unlist(&h, 0);
+    memx_history_list(&h, 0);
+    g_assert_cmpuint(memx_history_victim(&h, MEMX_QUEUE_UNPLACED), ==, 1);
+    memx_history_unlist(&h, 1);
+    memx_history_evicted(&h, 0);
+    memx_history_unlist(&h, 0);
+    g_assert_true(memx_history_enter(&h, 0));
     memx_history_destroy(&h);
 }
 
@@ -325,6 +390,10 @@ int main(int argc, char **argv)
                     test_forgets_after_eight_periods);
     g_test_add_func("/history/what-was-used-more-often-stays",
                     test_what_was_used_more_often_stays);
+    g_test_add_func("/history/what-has-moved-is-followed",
+                    test_what_has_moved_is_followed);
+    g_test_add_func("/history/fresh-until-it-is-evicted",
+                    test_fresh_until_it_is_evicted);
     g_test_add_func("/history/what-cannot-be-taken-comes-last",
                     test_what_cannot_be_taken_comes_last);
     g_test_add_func("/history/a-newcomer-drives-out-what-is-colder",

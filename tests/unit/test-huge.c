@@ -318,6 +318,50 @@ static void test_sample(void)
     test_free(t);
 }
 
+static uint32_t hot_chunks(const MemxStats *stats, unsigned least)
+{
+    uint32_t n = 0;
+
+    for (unsigned v = least; v < MEMX_HISTORIES; v++) {
+        n += stats->tracking.chunks[v];
+    }
+    return n;
+}
+
+static bool all_cold(const MemxStats *stats, uint64_t argument)
+{
+    return stats->tracking.periods >= argument && !hot_chunks(stats, 1);
+}
+
+/* One chunk of a huge page is in use: the others of it don't seem so, too. */
+static void test_sample_part(void)
+{
+    Test *t = test_new(MEMX_HUGE_PAGES_ON, fast(MEMX_TRACKER_SAMPLE, NULL), 0);
+    Toucher toucher[8] = { 0 };
+    MemxStats stats;
+
+    if (!t) {
+        return;
+    }
+    write_pages(t, 0, 48 * MIB, 1);
+    await_huge(40 * MIB);
+    await_stats(t->region, &stats, all_cold, 1);
+    for (unsigned i = 0; i < G_N_ELEMENTS(toucher); i++) {
+        toucher[i].base = t->base + i * HUGE;
+        toucher[i].n = 1;
+        toucher_start(&toucher[i]);
+    }
+    memx_region_stats(t->region, &stats);
+    await_stats(t->region, &stats, sampled, stats.tracking.periods + 6);
+    g_test_message("%u chunks are in use, %u in the last period",
+                   hot_chunks(&stats, 1), hot_chunks(&stats, 0x80));
+    g_assert_cmpuint(hot_chunks(&stats, 1), ==, G_N_ELEMENTS(toucher));
+    for (unsigned i = 0; i < G_N_ELEMENTS(toucher); i++) {
+        toucher_stop(&toucher[i]);
+    }
+    test_free(t);
+}
+
 static void test_off(void)
 {
     Test *t = test_new(MEMX_HUGE_PAGES_OFF, no_tracker(), 0);
@@ -365,6 +409,7 @@ int main(int argc, char **argv)
     g_test_add_func("/huge/discard", test_discard);
     g_test_add_func("/huge/sample", test_sample);
     g_test_add_func("/huge/sample-held", test_sample_held);
+    g_test_add_func("/huge/sample-part", test_sample_part);
     g_test_add_func("/huge/off", test_off);
     g_test_add_func("/huge/unaligned", test_unaligned);
     return g_test_run();

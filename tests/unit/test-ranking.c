@@ -20,6 +20,7 @@ typedef struct Guest {
     uint64_t touched[WORDS];
     uint64_t now_ns, period_end_ns, period_ns;
     uint64_t step_ns;           /* from one access to the next */
+    uint64_t fixed_ns;          /* 0: the period adapts */
     uint32_t entered;
     uint64_t evicted, evicted_before;
     GRand *rand;
@@ -90,6 +91,9 @@ static void period_ends(Guest *g)
     memset(g->touched, 0, sizeof(g->touched));
     g->period_ns = memx_ager_adapt(g->period_ns, &found,
                                    g->evicted != g->evicted_before);
+    if (g->fixed_ns) {
+        g->period_ns = g->fixed_ns;
+    }
     g->evicted_before = g->evicted;
     g->period_end_ns = g->now_ns + g->period_ns;
     g->entered = 0;
@@ -100,7 +104,7 @@ static bool turned_over(Guest *g)
 {
     uint64_t since = g->now_ns - (g->period_end_ns - g->period_ns);
 
-    if (since < SECOND / 4 || g->entered < g->h.n_listed) {
+    if (g->fixed_ns || since < SECOND / 4 || g->entered < g->h.n_listed) {
         return false;
     }
     g->period_ns = MIN(g->period_ns, since);
@@ -114,8 +118,11 @@ static bool touch(Guest *g, uint32_t c)
 
     if (!hit) {
         if (g->h.n_listed == g->local_max) {
-            memx_history_unlist(&g->h, memx_history_victim(
-                                    &g->h, MEMX_QUEUE_UNPLACED));
+            uint32_t victim = memx_history_victim(&g->h,
+                                                  MEMX_QUEUE_UNPLACED);
+
+            memx_history_evicted(&g->h, victim);
+            memx_history_unlist(&g->h, victim);
             g->evicted++;
         }
         g->entered += memx_history_enter(&g->h, c);
@@ -302,6 +309,98 @@ static void test_other(void)
     guest_free(g);
 }
 
+/* The period is as long as looking takes, not what would be best; some chunks
+ * have @n accesses in each. */
+static Guest *guest_new_slow(double local, unsigned n)
+{
+    Guest *g = guest_new(CHUNKS, local, 5 * SECOND / n);
+
+    g->fixed_ns = g->period_ns = g->period_end_ns = 5 * SECOND;
+    return g;
+}
+
+/*
+ * A small working set, touched @rate times a chunk and period, beside a scan over
+ * all the rest, round and round, in @tenths of a period for each: each of its
+ * chunks is wanted again soon after it was evicted, but there is no room for
+ * all of them: the working set stays.
+ */
+static void scan_again(unsigned tenths, unsigned rate)
+{
+    uint32_t hot = CHUNKS / 10, at = hot;
+    uint32_t others = (CHUNKS - hot) * 10 / tenths, period;
+    uint64_t n = 0, hits = 0;
+    Guest *g;
+
+    period = rate * hot + others;
+    g = guest_new_slow(0.5, period);
+    for (uint64_t i = 0; i < 120ull * period; i++) {
+        /* Spread evenly over the others. */
+        if (i * hot * rate % period < hot * rate) {
+            bool hit = touch(g, g_rand_int_range(g->rand, 0, hot));
+
+            n += i > 60ull * period;
+            hits += hit && i > 60ull * period;
+        } else {
+            touch(g, at);
+            at = at + 1 < CHUNKS ? at + 1 : hot;
+        }
+    }
+    g_test_message("%.1f periods a round: %.4f of the hot accesses are local",
+                   tenths / 10.0, (double)hits / n);
+    g_assert_cmpfloat((double)hits / n, >=, 0.998);
+    guest_free(g);
+}
+
+static void test_scan_again(void)
+{
+    scan_again(13, 5);
+    scan_again(20, 2);
+    scan_again(30, 2);
+    scan_again(37, 2);
+}
+
+typedef struct Move {
+    unsigned hot, moved;        /* percent of all chunks */
+    double refaults;            /* at most, of each that has moved */
+} Move;
+
+/*
+ * The guest's kernel moves data in use to other places (khugepaged does), while
+ * periods are long.  It fits, as before; but until what has moved outranks what
+ * nobody wants any more, its chunks evict each other.
+ */
+static void test_moved(gconstpointer opaque)
+{
+    const Move *move = opaque;
+    uint32_t hot = CHUNKS * move->hot / 100, n = CHUNKS * move->moved / 100;
+    uint32_t period = 2 * hot; /* accesses */
+    Guest *g = guest_new_slow(0.5, period);
+    uint64_t misses = 0;
+    unsigned last = 0;
+    double refaults;
+
+    for (uint32_t c = CHUNKS; c-- > 0;) {
+        touch(g, c);
+    }
+    for (uint64_t i = 0; i < 120ull * period; i++) {
+        touch(g, g_rand_int_range(g->rand, 0, hot));
+    }
+    for (uint64_t i = 0; i < 20ull * period; i++) {
+        uint32_t c = g_rand_int_range(g->rand, 0, hot);
+
+        if (!touch(g, c < n ? hot + c : c)) {
+            misses++;
+            last = i / period;
+        }
+    }
+    refaults = (double)misses / n - 1; /* once it has to come */
+    g_test_message("%u %% in use, %u %% moved: %.1f refaults of a chunk, in %u "
+                   "periods", move->hot, move->moved, refaults, last + 1);
+    g_assert_cmpfloat(refaults, <=, move->refaults);
+    guest_free(g);
+}
+
 /* What fits is local before long, and stays, after it has moved, too. */
 static void test_moving(void)
 {
@@ -324,6 +423,8 @@ static void test_moving(void)
 
 int main(int argc, char **argv)
 {
+    static const Move all = { 40, 40, 11 }, part = { 45, 10, 7 };
+
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/ranking/zipf/quarter", GUINT_TO_POINTER(25),
                          test_zipf);
@@ -339,7 +440,10 @@ int main(int argc, char **argv)
                          GUINT_TO_POINTER(75), test_zipf_slow);
     g_test_add_func("/ranking/fetches", test_fetches);
     g_test_add_func("/ranking/scan", test_scan);
+    g_test_add_func("/ranking/scan-again", test_scan_again);
     g_test_add_func("/ranking/moving", test_moving);
+    g_test_add_data_func("/ranking/moved/all", &all, test_moved);
+    g_test_add_data_func("/ranking/moved/part", &part, test_moved);
     g_test_add_func("/ranking/other", test_other);
     return g_test_run();
 }

@@ -7,6 +7,22 @@
 
 #define ROUNDS 4
 
+/* What came from elsewhere was never evicted here: to fetch it is no refault. */
+static void check_no_refaults(Move *m, MemxRegion *region)
+{
+    MemxStats stats;
+
+    for (uint64_t at = 0; at < m->vm->n_pages * PAGE_BYTES;
+         at += MIB / 2) {
+        (void)*(volatile uint8_t *)(m->base + at);
+        memx_region_stats(region, &stats);
+        if (stats.evicted_pages) {
+            return;
+        }
+        g_assert_cmpuint(stats.refaults, ==, 0);
+    }
+}
+
 /* The VM goes on with the destination's memory. */
 static void moved(Move *m, MemxRegion *region)
 {
@@ -23,6 +39,7 @@ static void moved(Move *m, MemxRegion *region)
                    split.cold_chunks);
     g_assert_cmpuint(split.main_pages, <=, split.main_pages_max);
     m->vm->base = m->base;
+    check_no_refaults(m, region);
     vm_check(m->vm);
     vm_start(m->vm);
     g_usleep(200000);
