@@ -93,15 +93,16 @@ class Qmp:
 
     def send(self, name, arguments=None, oob=False):
         """Sends a command; wait() with what is returned gets its answer."""
-        self._next_id += 1
-        message = {"exec-oob" if oob else "execute": name,
-                   "id": self._next_id}
+        with self._changed:
+            self._next_id += 1
+            number = self._next_id
+        message = {"exec-oob" if oob else "execute": name, "id": number}
         if arguments:
             message["arguments"] = arguments
         line = json.dumps(message)
         self._log(f"qmp > {line}")
         self._socket.sendall(line.encode() + b"\n")
-        return self._next_id
+        return number
 
     def wait(self, number, seconds=20):
         def arrived():

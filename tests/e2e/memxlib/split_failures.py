@@ -283,7 +283,8 @@ def _server_away(case, leave, come_back, index=1):
     else:
         if case.moment == "before-commit":
             check(case.ask(case.dest) is None, "the arbiter refuses COMMIT")
-        case.dest.wait_status("running")
+        # QEMU's main loop may soon wait for a page: nothing is asked of it.
+        case.dest.qmp.wait_event("RESUME")
         come_back()
         case.check_runs(case.dest)
 
