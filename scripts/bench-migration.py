@@ -102,6 +102,10 @@ def arguments():
     for mode in args.modes:
         if mode not in MODES:
             parser.error(f"--modes: no mode {mode}")
+    for name in args.only:
+        if not set(SCENARIOS[name][3]) & set(args.modes):
+            parser.error(f"--only {name} has none of these --modes, but "
+                         + ",".join(SCENARIOS[name][3]))
     args.rate_bits_per_s = int(match[1]) * {"M": 10**6, "G": 10**9}[match[2]]
     args.repeat = args.repeat or (1 if args.quick else 3)
     args.after = args.after or (20 if args.quick else 60)

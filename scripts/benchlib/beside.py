@@ -21,7 +21,6 @@ from .run import fetched_pages
 
 TURN_S = 3
 SETTLE_S = 0.5      # at a turn's start, not counted
-QUARTILES = 4
 
 
 def halves():
@@ -32,6 +31,7 @@ def halves():
 
 def pin(vm, cpus):
     """All threads; those that come to be inherit it."""
+    check(vm.process.running, "QEMU has ended")
     for thread in os.listdir(f"/proc/{vm.process.pid}/task"):
         try:
             os.sched_setaffinity(int(thread), cpus)
@@ -48,6 +48,7 @@ class Beside:
         self.what = {**split.what, "mode": "beside"}
 
     def measure(self, outer):
+        check(all(halves()), "two CPUs are needed, one for each VM")
         with contextlib.ExitStack() as stack:
             vms = []
             for run in self._runs:
@@ -57,14 +58,13 @@ class Beside:
             before = fetched_pages(vms[1].backend())
             turns = self._turns(vms)
             after = vms[1].backend()
-        return {**self.what, **losses(turns), "turns": turns,
+        return {**self.what, **losses([turns]), "turns": turns,
                 "memx_after": after, "fetched_before": before,
                 "fetched_meanwhile": fetched_pages(after) - before}
 
     def _turns(self, vms):
         """Pairs of operations a second (ideal, split), one for each turn."""
         near, far = halves()
-        check(near, "two CPUs are needed, one for each VM")
         began = []
         while len(began) * TURN_S < self._seconds or len(began) % 2:
             for vm, cpus in zip(vms, (near, far)):
@@ -73,16 +73,21 @@ class Beside:
             time.sleep(TURN_S)
             near, far = far, near
         time.sleep(TURN_S)      # the guest tells what it has done
-        return [[run.load.rate(at + SETTLE_S, at + TURN_S)
-                 for run in self._runs] for at in began]
+        turns = [[run.load.rate(at + SETTLE_S, at + TURN_S)
+                  for run in self._runs] for at in began]
+        check(all(rate > 0 for turn in turns for rate in turn),
+              "a VM did nothing in one of its turns")
+        return turns
 
 
 def losses(turns):
-    """In percent, of each two turns in a row: their median and quartiles."""
+    """In percent, of each two turns in a row, of one run or of several:
+    their median, quartiles and the median's error."""
     pairs = [100 * (1 - math.sqrt(s0 * s1 / (i0 * i1)))
-             for (i0, s0), (i1, s1) in zip(turns[::2], turns[1::2])]
-    quartiles = (statistics.quantiles(pairs, n=QUARTILES) if len(pairs) > 1
-                 else pairs * 3)
+             for run in turns
+             for (i0, s0), (i1, s1) in zip(run[::2], run[1::2])]
+    quartiles = (statistics.quantiles(pairs, n=4, method="inclusive")
+                 if len(pairs) > 1 else pairs * 3)
     # The median's standard error, of what is distributed about normally.
     error = (1.25 * statistics.stdev(pairs) / math.sqrt(len(pairs))
              if len(pairs) > 1 else None)

@@ -2,10 +2,13 @@
 """The figures that are judged, out of all runs.
 
 Each is a median over the repetitions; ratios and differences are taken within
-one repetition, whose modes ran one after the other.
+one repetition, whose modes ran one after the other.  Of what has an error of
+its own, key_error_pct is told beside it.
 """
 
 import statistics
+
+from .beside import losses
 
 # key: (what, the paper's, must reach, aim); None: nothing given
 LIMITS = {
@@ -106,10 +109,13 @@ def own_loss_pct(run, ideal):
 
 
 def _beside_loss(results, store):
-    """Of VMs that ran at the same time; None: not measured."""
-    values = [run["loss_pct"] for run in
-              results.find(mode="beside", **store).values()]
-    return round(statistics.median(values), 2) if values else None
+    """Of VMs that ran at the same time, and its error; None: not
+    measured."""
+    runs = results.find(mode="beside", **store).values()
+    if not runs:
+        return None, None
+    loss = losses([run["turns"] for run in runs])
+    return loss["loss_pct"], loss["loss_error_pct"]
 
 
 def median_loss_pct(run, ideal):
@@ -133,6 +139,7 @@ def figures(runs, rate):
     sort, store, over = ({"load": load, "uplinks": "one", "rate": rate}
                          for load in ("sort", "kv", "kv-over"))
     compare = results.compare
+    steady_loss, steady_error = _beside_loss(results, store)
     judged = {
         "total_ratio": compare(_ratio("transfer_ms"), **idle),
         "total_ratio_multi": compare(_ratio("transfer_ms"), **multi),
@@ -141,7 +148,7 @@ def figures(runs, rate):
         "sort_loss_pct": compare(_loss_pct("sort_s"), **sort),
         "kv_recovery_s": compare(recovery_s, **store),
         "kv_dip_pct": compare(dip_pct, **store),
-        "kv_steady_loss_pct": _beside_loss(results, store),
+        "kv_steady_loss_pct": steady_loss,
         "kv_over_loss_pct": compare(median_loss_pct, **over),
         "pageins_before_switchover": _worst_pageins(results),
         "swap_total_ratio": compare(_ratio("transfer_ms"), "swap", **idle),
@@ -157,6 +164,7 @@ def figures(runs, rate):
         "swap_gap_delta_ms": compare(_delta("longest_gap_ms"), "swap",
                                      **idle),
         "stall_p99_delta_ms": compare(_delta("stall_p99_ms"), **idle),
+        "kv_steady_loss_error_pct": steady_error,
         "kv_steady_loss_in_turn_pct": compare(steady_loss_pct, **store),
         "kv_own_loss_pct": compare(own_loss_pct, **store),
         "kv_over_own_loss_pct": compare(own_loss_pct, **over),

@@ -9,6 +9,8 @@ destination, and result(), which waits for what is to be seen afterwards.
 import statistics
 import time
 
+from memxlib.wait import check
+
 MIB = 1 << 20
 # The guest's kernel, its programs and what they need besides the data.
 GUEST_OWN_MIB = 160
@@ -151,8 +153,9 @@ class KeyValue:
     def rate(self, since, until):
         """Operations a second between two times of time.monotonic()."""
         points = self._points()
-        return ((done_at(points, until) - done_at(points, since))
-                / (until - since))
+        first, last = done_at(points, since), done_at(points, until)
+        check(None not in (first, last), "the guest did not tell what it did")
+        return (last - first) / (until - since)
 
     def _points(self):
         """(when, operations so far)"""

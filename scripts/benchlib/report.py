@@ -97,23 +97,28 @@ def _number(value):
     return "-" if value is None else f"{value:g}"
 
 
-def _verdict(value, must, aim):
+def _verdict(value, error, must, aim):
     if value is None:
         return "not measured"
     if must is None:
         return ""
+    if error and abs(value - must) < error:
+        return f"+- {error:g}: open"
     if value <= aim:
         return "aim reached"
     return "reached" if value <= must else "NOT reached"
 
 
 def figures_table(judged):
+    """An error that is larger than the distance to what must be reached
+    leaves that open."""
     lines = [f"{'figure':27}{'ours':>9}{'S-memV':>9}{'must':>7}{'aim':>7}"]
     for key, (what, paper, must, aim) in LIMITS.items():
         value = judged[key]
+        error = judged["told"].get(key.removesuffix("_pct") + "_error_pct")
         lines.append(f"{key:27}{_number(value):>9}{_number(paper):>9}"
                      f"{_number(must):>7}{_number(aim):>7}  "
-                     f"{_verdict(value, must, aim):13}{what}")
+                     f"{_verdict(value, error, must, aim):15}{what}")
     return "\n".join(lines)
 
 

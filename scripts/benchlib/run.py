@@ -249,10 +249,13 @@ class Run:
             return
         self._result["memx_at_switchover"] = dest.backend()
         watch = Watch(dest, switched)
-        self._result.update(self.load.result(switched, self._options.after))
-        left = switched + self._options.after - time.monotonic()
-        time.sleep(max(0, left))
-        series = watch.end()
+        try:
+            self._result.update(self.load.result(switched,
+                                                 self._options.after))
+            left = switched + self._options.after - time.monotonic()
+            time.sleep(max(0, left))
+        finally:
+            series = watch.end()
         backend = dest.backend()
         self._result.update(
             memx_after=backend, memx_series=series,
