@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /memx/memory/give-back/free-page-reporting is the same without Linux
 """Memory that the guest reports as free is given back on the servers too."""
 
 from memxlib import e2e

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: a minute of swapping within the guest
 # timeout: 740
 """A guest that swaps by itself stays live: its own swapping and ours do not
 wait for each other."""

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: test-guest-verifies-with-tenth-local.py is harder
 """A guest with a quarter of its RAM local finds every byte as it wrote it,
 also where a disk wrote it."""
 

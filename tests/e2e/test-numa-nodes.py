@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /memx/object/numa-node is the same without Linux
 """NUMA nodes can have remote memory of their own, each with its local size;
 given as JSON, the way libvirt does it."""
 
