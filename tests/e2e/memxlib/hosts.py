@@ -52,7 +52,7 @@ own() {
     mount --rbind "$1" "/run/machine$1"
     mount -t tmpfs -o mode=755 own "$1"
     find "/run/machine$1" -mindepth 1 -maxdepth 1 ! -name libvirt \
-        ! -name hosts -exec ln -s -t "$1" {} +
+        ! -name hosts ! -name pki -exec ln -s -t "$1" {} +
 }
 for folder in /etc /var/lib /var/cache /var/log; do
     own "$folder"
