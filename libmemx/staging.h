@@ -13,8 +13,9 @@
  *         offsets, and moves them into the guest.
  *
  * What an acknowledged eviction leaves in a slot are frames, ready for the
- * next fetch to receive into: in the steady state nothing is allocated or
- * zeroed.  Every frame counts in local-size.
+ * next fetch to receive into: while prefetch streams they circulate, as many as
+ * are to be free anyway, and hardly any are allocated and zeroed.  Every frame
+ * counts in local-size.
  *
  * The region's lock protects all of it but what a slot's owner (the store
  * thread for out, the fetch thread for in) keeps for itself.
