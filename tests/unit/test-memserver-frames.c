@@ -104,7 +104,7 @@ static void test_memory_goes_back(Fixture *f, gconstpointer data)
                      (uint64_t)N_FRAMES * MEMX_PAGE_BYTES);
     ms_frames_give(f->frames, list + left, N_FRAMES - left);
     g_assert_cmpuint(memory_bytes(f, MS_FILE_FRAMES), <=,
-                     (left + 512 + left / 256) * MEMX_PAGE_BYTES);
+                     (left + 1024 + left / 128) * MEMX_PAGE_BYTES);
     g_assert_cmpuint(memory_bytes(f, MS_FILE_HASHES), <,
                      N_FRAMES * MEMX_HASH_BYTES / 2);
     for (unsigned i = 0; i < left; i++) {

@@ -12,7 +12,7 @@
 
 #define GROUPS 2048u    /* 512 MiB */
 #define PAGES (GROUPS * MEMX_GROUP_PAGES)
-/* Binary, libraries, stacks; 2 MiB of warm frames; frames in flight. */
+/* Binary, libraries, stacks; 4 MiB of warm frames; frames in flight. */
 #define CONSTANT_BYTES (8u << 20)
 
 typedef struct Fixture {
