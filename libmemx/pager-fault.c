@@ -200,12 +200,18 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
     uint32_t window;
     int direction;
     MemxFault *f;
+    MemxHint hint;
 
     if (chunk->fetching &&
         (fault_pending(r, page) || coming_soon(r, group, bit))) {
         if (!s->waiting_since_ns) {
             s->waiting_since_ns = now;
         }
+        g_mutex_unlock(&r->lock);
+        return;
+    }
+    hint = memx_prefetch_hurry_locked(r, s, page);
+    if (hint == MEMX_HINT_FOLLOWED) {
         g_mutex_unlock(&r->lock);
         return;
     }
@@ -220,6 +226,9 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
         memx_starve_locked(r);
         g_mutex_unlock(&r->lock);
         return;
+    }
+    if (hint == MEMX_HINT_NONE) {
+        memx_streams_lost(&r->streams, page);
     }
     window = memx_streams_fault(&r->streams, page, &first, &end, &direction);
     memx_chunk_faulted_locked(r, c);

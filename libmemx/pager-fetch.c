@@ -9,8 +9,9 @@
  * several requests in flight, and then moved into the guest in runs.  Nobody
  * depends on it: a hint that can't be followed is dropped, an answer that is
  * no longer wanted thrown away.  But threads may have been left waiting for a
- * page that was about to come (coming_soon() in pager-fault.c): whatever
- * didn't come is woken, so that it faults again.
+ * page that was about to come (coming_soon() in pager-fault.c), or about to be
+ * asked for (memx_prefetch_hurry_locked()): whatever didn't come is woken, so
+ * that it faults again.
  *
  * A page is filled by MOVE where the measurement at start found that faster
  * and the transport allows it, by COPY elsewhere.
@@ -24,6 +25,9 @@
 /* As much as that within such a time is a stream. */
 #define STREAM_PAGES 1024
 #define STREAM_NS 100000000ull
+/* Hints that are looked at for a page that somebody waits for. */
+#define HURRY_LOOK 16u
+#define HURRY_LEAST 8u /* pages that it is worth while for */
 #define HOME_MS 20
 #define HOME_HINTS 16
 #define HOME_SLICE_GROUPS 4096
@@ -39,11 +43,16 @@ void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask,
         return;
     }
     if (r->prefetch_n == MEMX_PREFETCH_QUEUE) {
+        if (r->prefetch[r->prefetch_head].waited) {
+            return;
+        }
         r->prefetch_head = (r->prefetch_head + 1) % MEMX_PREFETCH_QUEUE;
         r->prefetch_n--;
     }
     at = (r->prefetch_head + r->prefetch_n++) % MEMX_PREFETCH_QUEUE;
-    r->prefetch[at] = (MemxPrefetch) { group, mask, direction };
+    r->prefetch[at] = (MemxPrefetch) {
+        .group = group, .mask = mask, .direction = direction
+    };
     memx_worker_ring(&r->fetch);
 }
 
@@ -51,6 +60,80 @@ static bool fill_moves(MemxRegion *r, MemxServer *s)
 {
     return r->fill_by_move &&
            s->peer->transport->flags & MEMX_TRANSPORT_RECV_MOVABLE;
+}
+
+/* Other threads that wait come before a hint: they keep half of what is free;
+ * less of it where a thread waits for the hint itself. */
+static uint64_t room_for_hint(MemxRegion *r, bool waited)
+{
+    uint64_t kept = r->low / (waited ? 8 : 2);
+
+    return memx_free_pages(r) > kept ? memx_free_pages(r) - kept : 0;
+}
+
+static MemxPrefetch *hint_at(MemxRegion *r, unsigned i)
+{
+    return &r->prefetch[(r->prefetch_head + i) % MEMX_PREFETCH_QUEUE];
+}
+
+/* As many pages of a hint as there is room for, from @page on; 0: too few. */
+static uint64_t part_of_hint(MemxRegion *r, MemxServer *s,
+                             const MemxPrefetch *hint, uint64_t page)
+{
+    uint64_t room = room_for_hint(r, true) / (fill_moves(r, s) ? 1 : 2);
+    unsigned at = page % MEMX_GROUP_PAGES;
+
+    if (room >= memx_mask_pages(hint->mask)) {
+        return hint->mask;
+    }
+    if (room < HURRY_LEAST) {
+        return 0;
+    }
+    return hint->mask & (hint->direction < 0
+                         ? memx_run_mask(at >= room ? at - room + 1 : 0,
+                                         MIN(at + 1, room))
+                         : memx_run_mask(at, MIN(room, MEMX_GROUP_PAGES - at)));
+}
+
+/* Fault path. */
+MemxHint memx_prefetch_hurry_locked(MemxRegion *r, MemxServer *s,
+                                    uint64_t page)
+{
+    const MemxLaneState *l = &s->lane[MEMX_LANE_FETCH];
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES, part;
+    unsigned i = 0, look = MIN(r->prefetch_n, HURRY_LOOK);
+    MemxPrefetch hint;
+    MemxSlot *in;
+
+    while (i < look && (hint_at(r, i)->group != page / MEMX_GROUP_PAGES ||
+                        !(hint_at(r, i)->mask & bit))) {
+        i++;
+    }
+    if (i == look) {
+        in = memx_staging_find(&r->staging, page / MEMX_GROUP_PAGES, false);
+        return look < r->prefetch_n || (in && in->mask & bit)
+               ? MEMX_HINT_QUEUED : MEMX_HINT_NONE;
+    }
+    hint = *hint_at(r, i);
+    part = part_of_hint(r, s, &hint, page);
+    if (!part || !l->up || l->in_flight > 1 || !r->staging.n_free ||
+        r->staging.n_in >= r->staging.in_max ||
+        r->prefetch_n == MEMX_PREFETCH_QUEUE) {
+        return MEMX_HINT_QUEUED;
+    }
+    /* To the front; what there is no room for stays where it is. */
+    hint_at(r, i)->mask &= ~part;
+    hint_at(r, i)->waited &= ~part;
+    r->prefetch_head = (r->prefetch_head + MEMX_PREFETCH_QUEUE - 1) %
+                       MEMX_PREFETCH_QUEUE;
+    r->prefetch_n++;
+    *hint_at(r, 0) = (MemxPrefetch) {
+        .group = hint.group, .mask = part,
+        .waited = (hint.waited & part) | bit, .direction = hint.direction
+    };
+    r->count.hurried++;
+    memx_worker_ring(&r->fetch);
+    return MEMX_HINT_FOLLOWED;
 }
 
 /* What of a hint is worth asking for now. */
@@ -61,10 +144,11 @@ static uint64_t worth(MemxRegion *r, const MemxPrefetch *hint)
     uint64_t mask = hint->mask & t->stored[hint->group] &
                     ~t->present[hint->group];
     MemxSlot *out = memx_staging_find(&r->staging, hint->group, true);
+    MemxSlot *in = memx_staging_find(&r->staging, hint->group, false);
     MemxServer *s;
 
-    if (!mask || memx_chunk_exclusive(chunk) ||
-        memx_staging_find(&r->staging, hint->group, false)) {
+    mask &= in ? ~in->mask : UINT64_MAX;
+    if (!mask || memx_chunk_exclusive(chunk)) {
         return 0;
     }
     s = &r->server[chunk->server];
@@ -140,47 +224,73 @@ static void used_locked(MemxRegion *r, unsigned pages)
     }
 }
 
-static bool take_hint(MemxRegion *r, MemxSlot **slot_out)
+/* A slot for the pages of a hint that are worth it, unless there is no room or
+ * others of its group are still to come. */
+static MemxSlot *take_slot(MemxRegion *r, const MemxPrefetch *hint,
+                           uint64_t mask)
 {
-    MemxPrefetch *hint = &r->prefetch[r->prefetch_head];
-    uint64_t mask = worth(r, hint);
-    MemxSlot *slot;
-    MemxServer *s;
-    uint32_t c;
+    uint32_t c = memx_chunk_of_group(&r->table, hint->group);
+    MemxServer *s = &r->server[r->table.chunk[c].server];
+    MemxSlot *slot = NULL;
     uint64_t need;
 
-    *slot_out = NULL;
-    if (mask) {
+    if (!memx_staging_find(&r->staging, hint->group, false)) {
         slot = memx_staging_take(&r->staging, hint->group, false);
-        if (!slot) {
-            return false;
-        }
-        c = memx_chunk_of_group(&r->table, hint->group);
-        s = &r->server[r->table.chunk[c].server];
-        need = memx_mask_pages(mask & ~slot->frames);
-        if (!fill_moves(r, s)) {
-            need += memx_mask_pages(mask);
-        }
-        /* Waiting threads come first: they keep half of what is free. */
-        if (memx_free_pages(r) < need + r->low / 2 ||
-            !memx_budget_take_locked(r, need)) {
-            memx_staging_put(&r->staging, slot);
-            memx_worker_ring(&r->store);
-            return false;
-        }
-        slot->mask = mask;
-        slot->server = s->index;
-        slot->direction = hint->direction;
-        slot->sequence = s->lane[MEMX_LANE_FETCH].submitted + 1;
-        s->n_in++;
-        r->table.chunk[c].fetching++;
-        used_locked(r, memx_mask_pages(mask));
-        if (hint->direction && r->tracked) {
-            memx_history_enter(&r->history, c);
-        } else if (hint->direction) {
-            memx_history_touch(&r->history, c);
-        }
-        *slot_out = slot;
+    }
+    if (!slot) {
+        return NULL;
+    }
+    need = memx_mask_pages(mask & ~slot->frames);
+    if (!fill_moves(r, s)) {
+        need += memx_mask_pages(mask);
+    }
+    if (room_for_hint(r, hint->waited) < need ||
+        !memx_budget_take_locked(r, need)) {
+        memx_staging_put(&r->staging, slot);
+        memx_worker_ring(&r->store);
+        return NULL;
+    }
+    slot->mask = mask;
+    slot->server = s->index;
+    slot->direction = hint->direction;
+    slot->sequence = s->lane[MEMX_LANE_FETCH].submitted + 1;
+    s->n_in++;
+    r->table.chunk[c].fetching++;
+    if (hint->waited && !s->waiting_since_ns) {
+        s->waiting_since_ns = memx_now_ns();
+    }
+    used_locked(r, memx_mask_pages(mask));
+    if (hint->direction && r->tracked) {
+        memx_history_enter(&r->history, c);
+    } else if (hint->direction) {
+        memx_history_touch(&r->history, c);
+    }
+    return slot;
+}
+
+/* Follows the first hint, or drops it (*slot is NULL then).  False: there is
+ * none, or it must wait.  *wake: who waits for pages that it doesn't bring is
+ * to be woken. */
+static bool take_hint(MemxRegion *r, MemxSlot **slot, uint64_t *group,
+                      bool *wake)
+{
+    MemxPrefetch *hint = &r->prefetch[r->prefetch_head];
+    uint64_t mask;
+
+    *slot = NULL;
+    *wake = false;
+    if (!r->prefetch_n) {
+        return false;
+    }
+    *group = hint->group;
+    mask = worth(r, hint);
+    if (mask) {
+        *slot = take_slot(r, hint, mask);
+    }
+    *wake = hint->waited & ~(*slot ? mask : 0);
+    if (mask && !*slot) {
+        hint->waited = 0;
+        return false;
     }
     r->prefetch_head = (r->prefetch_head + 1) % MEMX_PREFETCH_QUEUE;
     r->prefetch_n--;
@@ -213,20 +323,22 @@ static void ask(MemxRegion *r, MemxSlot *slot)
 
 static void follow_hints(MemxRegion *r)
 {
-    for (;;) {
-        MemxSlot *slot = NULL;
-        bool more;
+    bool more, wake;
+
+    do {
+        MemxSlot *slot;
+        uint64_t group;
 
         g_mutex_lock(&r->lock);
-        more = r->prefetch_n && take_hint(r, &slot);
+        more = take_hint(r, &slot, &group, &wake);
         g_mutex_unlock(&r->lock);
-        if (!more) {
-            return;
+        if (wake) {
+            memx_wake_chunk(r, memx_chunk_of_group(&r->table, group));
         }
         if (slot) {
             ask(r, slot);
         }
-    }
+    } while (more);
 }
 
 /* Puts the pages of @mask into the guest; returns those that went in. */

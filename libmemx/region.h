@@ -182,6 +182,7 @@ typedef struct MemxTouch {
 typedef struct MemxPrefetch {
     uint64_t group;
     uint64_t mask;
+    uint64_t waited;        /* of it: threads were left waiting for these */
     int direction;          /* of the stream; 0: of none */
 } MemxPrefetch;
 
@@ -237,6 +238,7 @@ typedef struct MemxSplitOut MemxSplitOut;
 typedef struct MemxCounters {
     uint64_t first_touch, remote, staged, sampled, starved;
     uint64_t prefetched, prefetch_wasted, prefetch_judged;
+    uint64_t hurried;       /* threads that waited for a hint to be followed */
     uint64_t prefetch_untouched;
     uint64_t evicted, unchanged, zero, busy, refaults, discarded;
     uint64_t latency[MEMX_LATENCY_BUCKETS];
@@ -498,6 +500,15 @@ void memx_touch_fill(MemxRegion *r, uint64_t group, uint64_t mask);
 /* For a stream of that @direction, or 0. */
 void memx_prefetch_push_locked(MemxRegion *r, uint64_t group, uint64_t mask,
                                int direction);
+typedef enum MemxHint {
+    MEMX_HINT_NONE,         /* none has the page, nor is it on its way */
+    MEMX_HINT_QUEUED,       /* one may, but nothing can be asked for now */
+    MEMX_HINT_FOLLOWED,     /* it is asked for at once; a thread that waits for it
+                               is woken, come what may */
+} MemxHint;
+/* For a page that a thread waits for.  Fault path. */
+MemxHint memx_prefetch_hurry_locked(MemxRegion *r, MemxServer *s,
+                                    uint64_t page);
 
 /* pool.c: the servers together.  By API threads only. */
 bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error);

@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
+#include <stdbool.h>
 #include <string.h>
 #include "streams.h"
 
@@ -99,6 +100,27 @@ uint32_t memx_streams_fault(MemxStreams *s, uint64_t page, uint64_t *first,
     *oldest = (MemxStream) { .at = page, .ahead = page, .direction = 1,
                              .used = s->faults };
     return 0;
+}
+
+static bool is_marker(const MemxStream *st, uint64_t page)
+{
+    return st->window >= MEMX_STREAM_MARKER_PAGES &&
+           page % MEMX_STREAM_MARKER_PAGES ==
+           (st->direction > 0 ? 0 : MEMX_STREAM_MARKER_PAGES - 1);
+}
+
+void memx_streams_lost(MemxStreams *s, uint64_t page)
+{
+    for (unsigned i = 0; i < MEMX_STREAMS; i++) {
+        MemxStream *st = &s->stream[i];
+        bool asked = st->direction > 0 ? page > st->at && page < st->ahead
+                                       : page < st->at && page >= st->ahead;
+
+        if (st->window && asked && !is_marker(st, page)) {
+            st->ahead = page;
+            return;
+        }
+    }
 }
 
 void memx_streams_judge(MemxStreams *s, int direction, unsigned pages,

@@ -13,6 +13,9 @@
  * MEMX_STREAM_MARKER_PAGES, the *marker*: the fault on it says how far the
  * reader is, while the pages behind it are on their way already.
  *
+ * What was asked for may get lost: evicted before the reader came, or not asked
+ * for in the end.  Then it is asked for anew from there on.
+ *
  * Where a tracker tells afterwards which prefetched pages were touched, the
  * windows of that direction shrink when few were, and grow again when most
  * were.
@@ -54,6 +57,10 @@ void memx_streams_init(MemxStreams *streams, uint32_t window_max);
  */
 uint32_t memx_streams_fault(MemxStreams *streams, uint64_t page,
                             uint64_t *first, uint64_t *end, int *direction);
+
+/* Before that: @page was neither there nor on its way.  If it should have been,
+ * the pages behind it are asked for again.  Fault path. */
+void memx_streams_lost(MemxStreams *streams, uint64_t page);
 
 /* Of @pages that were prefetched in a direction, a tracker found @used
  * touched. */

@@ -48,6 +48,7 @@ static void read_page(Reader *reader, uint64_t page, bool markers)
         return;
     }
     reader->faults++;
+    memx_streams_lost(&reader->streams, page);
     reader->window = memx_streams_fault(&reader->streams, page, &first, &end,
                                         &direction);
     g_assert_cmpuint(first, <=, end);
@@ -85,6 +86,30 @@ static void test_backward_needs_few_faults(void)
     g_assert_cmpuint(reader->faults, <=,
                      PAGES / MEMX_STREAM_MARKER_PAGES + 16);
     g_assert_cmpuint(reader->asked, <=, PAGES);
+}
+
+/* What was fetched too early, and is gone again, is asked for again. */
+static void read_with_losses(bool backward)
+{
+    g_autoptr(Reader) reader = reader_new();
+    unsigned losses = 0;
+
+    for (uint64_t i = 0; i < PAGES; i++) {
+        if (i % 5000 == 4999) {
+            g_hash_table_remove_all(reader->there);
+            losses++;
+        }
+        read_page(reader, backward ? PAGES - i : PAGES + i, true);
+    }
+    g_assert_cmpuint(reader->faults, <=, PAGES / MEMX_STREAM_MARKER_PAGES +
+                     16 + 2 * losses);
+    g_assert_cmpuint(reader->asked, <=, PAGES + (losses + 1) * WINDOW_MAX);
+}
+
+static void test_lost_is_asked_for_again(void)
+{
+    read_with_losses(false);
+    read_with_losses(true);
 }
 
 static void test_random_asks_for_nothing(void)
@@ -218,6 +243,8 @@ int main(int argc, char **argv)
                     test_sequential_needs_few_faults);
     g_test_add_func("/streams/backward-needs-few-faults",
                     test_backward_needs_few_faults);
+    g_test_add_func("/streams/lost-is-asked-for-again",
+                    test_lost_is_asked_for_again);
     g_test_add_func("/streams/random-asks-for-nothing",
                     test_random_asks_for_nothing);
     g_test_add_func("/streams/several-readers-at-once",
