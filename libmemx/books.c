@@ -49,7 +49,7 @@ void memx_set_group_locked(MemxRegion *r, uint64_t group, uint64_t present,
 
 uint64_t memx_low_watermark(uint64_t limit)
 {
-    /* At least what prefetch needs beyond its half: see take_hint(). */
+    /* At least what prefetch needs beyond its half: room_for_hint(). */
     return CLAMP(limit / 64, 4 * MEMX_GROUP_PAGES, 32 * MEMX_GROUP_PAGES);
 }
 
@@ -119,11 +119,26 @@ void memx_starve_locked(MemxRegion *r)
 
 void memx_answered_locked(MemxServer *s, unsigned faults)
 {
-    if (!faults && !s->dropped) {
+    if (!faults && !s->dropped && !s->waited_in) {
         s->waiting_since_ns = 0;
     } else if (s->health != MEMX_SERVER_EMPTY) {
         s->waiting_since_ns = memx_now_ns();
     }
+}
+
+void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t now)
+{
+    s->waited_in += !slot->waited;
+    slot->waited = true;
+    if (!s->waiting_since_ns) {
+        s->waiting_since_ns = now;
+    }
+}
+
+void memx_slot_unwaited_locked(MemxServer *s, MemxSlot *slot)
+{
+    s->waited_in -= slot->waited;
+    slot->waited = false;
 }
 
 void memx_changed_locked(MemxRegion *r)

@@ -11,7 +11,8 @@
  *                       that it isn't mapped, it is lost: MEMX_EVENT_BUG, and
  *                       the thread is not woken
  *   page staged         copy it back from staging
- *   page stored         request it from the chunk's server
+ *   page stored         request it from the chunk's server; or wait for prefetch,
+ *                       if that has asked for it, or is about to
  *   none of these       first touch: zeros (pager-touch.c)
  *
  * Whatever lacks budget, a free request or the server is left (see region.h).
@@ -141,7 +142,8 @@ static void fault_put(MemxRegion *r, MemxFault *f)
 }
 
 /* A prefetch request for the page is about to be answered: no second one. */
-static bool coming_soon(MemxRegion *r, uint64_t group, uint64_t bit)
+static bool coming_soon(MemxRegion *r, uint64_t group, uint64_t bit,
+                        uint64_t now)
 {
     MemxSlot *slot = memx_staging_find(&r->staging, group, false);
     MemxServer *s;
@@ -150,8 +152,12 @@ static bool coming_soon(MemxRegion *r, uint64_t group, uint64_t bit)
         return false;
     }
     s = &r->server[slot->server];
-    return s->lane[MEMX_LANE_FETCH].up &&
-           slot->sequence <= s->lane[MEMX_LANE_FETCH].completed + 2;
+    if (!s->lane[MEMX_LANE_FETCH].up ||
+        slot->sequence > s->lane[MEMX_LANE_FETCH].completed + 2) {
+        return false;
+    }
+    memx_slot_waited_locked(s, slot, now);
+    return true;
 }
 
 static void prefetch_range(MemxRegion *r, uint64_t first, uint64_t end,
@@ -203,7 +209,7 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
     MemxHint hint;
 
     if (chunk->fetching &&
-        (fault_pending(r, page) || coming_soon(r, group, bit))) {
+        (fault_pending(r, page) || coming_soon(r, group, bit, now))) {
         if (!s->waiting_since_ns) {
             s->waiting_since_ns = now;
         }
@@ -212,6 +218,8 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
     }
     hint = memx_prefetch_hurry_locked(r, s, page);
     if (hint == MEMX_HINT_FOLLOWED) {
+        memx_chunk_faulted_locked(r, c);
+        r->count.refaults += chunk->evicted > 0;
         g_mutex_unlock(&r->lock);
         return;
     }

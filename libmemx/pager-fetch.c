@@ -80,57 +80,71 @@ static MemxPrefetch *hint_at(MemxRegion *r, unsigned i)
 static uint64_t part_of_hint(MemxRegion *r, MemxServer *s,
                              const MemxPrefetch *hint, uint64_t page)
 {
-    uint64_t room = room_for_hint(r, true) / (fill_moves(r, s) ? 1 : 2);
+    uint64_t room = room_for_hint(r, true) / (fill_moves(r, s) ? 1 : 2), part;
     unsigned at = page % MEMX_GROUP_PAGES;
 
     if (room >= memx_mask_pages(hint->mask)) {
         return hint->mask;
     }
-    if (room < HURRY_LEAST) {
-        return 0;
-    }
-    return hint->mask & (hint->direction < 0
+    part = hint->mask & (hint->direction < 0
                          ? memx_run_mask(at >= room ? at - room + 1 : 0,
                                          MIN(at + 1, room))
                          : memx_run_mask(at, MIN(room, MEMX_GROUP_PAGES - at)));
+    return memx_mask_pages(part) >= HURRY_LEAST ? part : 0;
 }
 
-/* Fault path. */
+/* What isn't in @part stays where it is. */
+static void to_the_front(MemxRegion *r, unsigned i, uint64_t part)
+{
+    MemxPrefetch hint = *hint_at(r, i);
+
+    if (part == hint.mask) {
+        for (; i; i--) {
+            *hint_at(r, i) = *hint_at(r, i - 1);
+        }
+    } else {
+        hint_at(r, i)->mask &= ~part;
+        r->prefetch_head = (r->prefetch_head + MEMX_PREFETCH_QUEUE - 1) %
+                           MEMX_PREFETCH_QUEUE;
+        r->prefetch_n++;
+    }
+    hint.mask = part;
+    *hint_at(r, 0) = hint;
+}
+
+/* Only the first hint is ever waited for, and never one that take_slot() can't
+ * follow: else who waits would be woken, and come here again, in vain. */
 MemxHint memx_prefetch_hurry_locked(MemxRegion *r, MemxServer *s,
                                     uint64_t page)
 {
     const MemxLaneState *l = &s->lane[MEMX_LANE_FETCH];
-    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES, part;
+    uint64_t group = page / MEMX_GROUP_PAGES, part;
+    uint64_t bit = 1ull << page % MEMX_GROUP_PAGES;
+    MemxSlot *in = memx_staging_find(&r->staging, group, false);
     unsigned i = 0, look = MIN(r->prefetch_n, HURRY_LOOK);
-    MemxPrefetch hint;
-    MemxSlot *in;
 
-    while (i < look && (hint_at(r, i)->group != page / MEMX_GROUP_PAGES ||
+    while (i < look && (hint_at(r, i)->group != group ||
                         !(hint_at(r, i)->mask & bit))) {
         i++;
     }
     if (i == look) {
-        in = memx_staging_find(&r->staging, page / MEMX_GROUP_PAGES, false);
         return look < r->prefetch_n || (in && in->mask & bit)
                ? MEMX_HINT_QUEUED : MEMX_HINT_NONE;
     }
-    hint = *hint_at(r, i);
-    part = part_of_hint(r, s, &hint, page);
-    if (!part || !l->up || l->in_flight > 1 || !r->staging.n_free ||
+    if (hint_at(r, 0)->waited) {
+        hint_at(r, 0)->waited |= i ? 0 : bit;
+        return i ? MEMX_HINT_QUEUED : MEMX_HINT_FOLLOWED;
+    }
+    part = part_of_hint(r, s, hint_at(r, i), page);
+    if (!part || in || !l->up || s->health != MEMX_SERVER_UP ||
+        l->in_flight > 1 || !r->staging.n_free ||
         r->staging.n_in >= r->staging.in_max ||
-        r->prefetch_n == MEMX_PREFETCH_QUEUE) {
+        (part != hint_at(r, i)->mask &&
+         r->prefetch_n == MEMX_PREFETCH_QUEUE)) {
         return MEMX_HINT_QUEUED;
     }
-    /* To the front; what there is no room for stays where it is. */
-    hint_at(r, i)->mask &= ~part;
-    hint_at(r, i)->waited &= ~part;
-    r->prefetch_head = (r->prefetch_head + MEMX_PREFETCH_QUEUE - 1) %
-                       MEMX_PREFETCH_QUEUE;
-    r->prefetch_n++;
-    *hint_at(r, 0) = (MemxPrefetch) {
-        .group = hint.group, .mask = part,
-        .waited = (hint.waited & part) | bit, .direction = hint.direction
-    };
+    to_the_front(r, i, part);
+    hint_at(r, 0)->waited = bit;
     r->count.hurried++;
     memx_worker_ring(&r->fetch);
     return MEMX_HINT_FOLLOWED;
@@ -200,6 +214,7 @@ static void fetch_end(MemxRegion *r, MemxSlot *slot, uint64_t installed)
         r->table.chunk[c].flags |= MEMX_CHUNK_WANTED;
         wake = false;
     }
+    memx_slot_unwaited_locked(&r->server[slot->server], slot);
     r->server[slot->server].n_in--;
     slot->server = MEMX_SERVER_NONE;
     memx_staging_put(&r->staging, slot);
@@ -224,19 +239,15 @@ static void used_locked(MemxRegion *r, unsigned pages)
     }
 }
 
-/* A slot for the pages of a hint that are worth it, unless there is no room or
- * others of its group are still to come. */
+/* A slot for the pages of a hint that are worth it, unless there is no room. */
 static MemxSlot *take_slot(MemxRegion *r, const MemxPrefetch *hint,
                            uint64_t mask)
 {
     uint32_t c = memx_chunk_of_group(&r->table, hint->group);
     MemxServer *s = &r->server[r->table.chunk[c].server];
-    MemxSlot *slot = NULL;
+    MemxSlot *slot = memx_staging_take(&r->staging, hint->group, false);
     uint64_t need;
 
-    if (!memx_staging_find(&r->staging, hint->group, false)) {
-        slot = memx_staging_take(&r->staging, hint->group, false);
-    }
     if (!slot) {
         return NULL;
     }
@@ -256,8 +267,8 @@ static MemxSlot *take_slot(MemxRegion *r, const MemxPrefetch *hint,
     slot->sequence = s->lane[MEMX_LANE_FETCH].submitted + 1;
     s->n_in++;
     r->table.chunk[c].fetching++;
-    if (hint->waited && !s->waiting_since_ns) {
-        s->waiting_since_ns = memx_now_ns();
+    if (hint->waited & mask) {
+        memx_slot_waited_locked(s, slot, memx_now_ns());
     }
     used_locked(r, memx_mask_pages(mask));
     if (hint->direction && r->tracked) {
@@ -268,32 +279,40 @@ static MemxSlot *take_slot(MemxRegion *r, const MemxPrefetch *hint,
     return slot;
 }
 
-/* Follows the first hint, or drops it (*slot is NULL then).  False: there is
- * none, or it must wait.  *wake: who waits for pages that it doesn't bring is
- * to be woken. */
+/* Follows the first hint, or drops it, or puts it behind the others while its
+ * group's other pages come (*slot is NULL then).  False: there is none, or no
+ * room for it.  *wake: who waits for pages that it doesn't bring is to be
+ * woken. */
 static bool take_hint(MemxRegion *r, MemxSlot **slot, uint64_t *group,
                       bool *wake)
 {
-    MemxPrefetch *hint = &r->prefetch[r->prefetch_head];
+    MemxPrefetch hint = *hint_at(r, 0);
     uint64_t mask;
+    bool later;
 
     *slot = NULL;
     *wake = false;
     if (!r->prefetch_n) {
         return false;
     }
-    *group = hint->group;
-    mask = worth(r, hint);
-    if (mask) {
-        *slot = take_slot(r, hint, mask);
+    *group = hint.group;
+    mask = worth(r, &hint);
+    later = mask && memx_staging_find(&r->staging, hint.group, false);
+    if (mask && !later) {
+        *slot = take_slot(r, &hint, mask);
     }
-    *wake = hint->waited & ~(*slot ? mask : 0);
-    if (mask && !*slot) {
-        hint->waited = 0;
+    *wake = hint.waited & ~(*slot ? mask : 0);
+    hint_at(r, 0)->waited = 0;
+    if (mask && !later && !*slot) {
         return false;
     }
     r->prefetch_head = (r->prefetch_head + 1) % MEMX_PREFETCH_QUEUE;
-    r->prefetch_n--;
+    if (later) {
+        hint.waited = 0;
+        *hint_at(r, r->prefetch_n - 1) = hint;
+    } else {
+        r->prefetch_n--;
+    }
     return true;
 }
 
@@ -321,11 +340,12 @@ static void ask(MemxRegion *r, MemxSlot *slot)
     }
 }
 
+/* Once round; those that come meanwhile ring. */
 static void follow_hints(MemxRegion *r)
 {
-    bool more, wake;
+    bool more = true, wake;
 
-    do {
+    for (unsigned n = 0; more && n < MEMX_PREFETCH_QUEUE; n++) {
         MemxSlot *slot;
         uint64_t group;
 
@@ -338,7 +358,7 @@ static void follow_hints(MemxRegion *r)
         if (slot) {
             ask(r, slot);
         }
-    } while (more);
+    }
 }
 
 /* Puts the pages of @mask into the guest; returns those that went in. */
@@ -380,6 +400,7 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
     uint64_t mask = 0, got = 0;
 
     g_mutex_lock(&r->lock);
+    memx_slot_unwaited_locked(s, slot);
     if (!slot->call.status) {
         memx_answered_locked(s, s->faults);
     }

@@ -121,6 +121,7 @@ typedef struct MemxServer {
     uint32_t load_permille;
     uint32_t n_chunks;      /* placed here */
     unsigned n_out, n_in;   /* slots on their way to it, and from it */
+    unsigned waited_in;     /* of n_in: threads were left waiting for them */
     bool full;              /* refused a store; asked again after a while, or
                                when it dropped something */
     bool full_told;         /* a POOL_FULL event is out */
@@ -401,6 +402,9 @@ void memx_starve_locked(MemxRegion *r);
 /* The server answered: the clock of those that still wait, @faults of them by
  * a request, starts anew; but not of those whose page it lost. */
 void memx_answered_locked(MemxServer *s, unsigned faults);
+/* A thread is left waiting for what a FETCH brings; it was answered, or ended. */
+void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t now);
+void memx_slot_unwaited_locked(MemxServer *s, MemxSlot *slot);
 /* Ends an exclusive or installing phase; true: wake the chunk's range. */
 bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk);
 void memx_installing_end_locked(MemxRegion *r, uint32_t chunk);

@@ -79,7 +79,7 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
         MemxServer *s = &r->server[i];
 
         out->remote_bytes += s->remote_pages * MEMX_PAGE_BYTES;
-        out->faults_waiting += s->dropped;
+        out->faults_waiting += s->dropped + s->waited_in;
         server_stats_locked(s, r->rebalance, &out->servers[i]);
     }
     out->n_servers = r->n_servers;

@@ -58,7 +58,7 @@ static void set_range(MemxStream *st, uint64_t page, uint64_t *first,
     }
     to = st->ahead < page ? st->ahead : page;
     from = page > st->window ? page - st->window : 0;
-    if (from < to && to - from >= st->window / 2) {
+    if (from < to && (to - from >= st->window / 2 || !from)) {
         *first = st->ahead = from;
         *end = to;
     } else if (st->ahead > page) {

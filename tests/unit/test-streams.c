@@ -16,7 +16,8 @@ typedef struct Reader {
     MemxStreams streams;
     GHashTable *there;      /* pages asked for */
     unsigned faults;
-    unsigned asked;
+    unsigned asked;         /* pages; */
+    unsigned asked_twice;   /* and those that it had been asked for already */
     uint32_t window;        /* of the last fault */
 } Reader;
 
@@ -37,14 +38,21 @@ static void reader_free(Reader *reader)
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Reader, reader_free)
 
-/* Reads @page; pages that are a marker are never there before. */
-static void read_page(Reader *reader, uint64_t page, bool markers)
+/* Whichever way a stream goes, one page of as many. */
+static bool is_marker(uint64_t page, bool backward)
+{
+    return page % MEMX_STREAM_MARKER_PAGES ==
+           (backward ? MEMX_STREAM_MARKER_PAGES - 1 : 0);
+}
+
+static void read_page_towards(Reader *reader, uint64_t page, bool markers,
+                              bool backward)
 {
     uint64_t first, end;
     int direction;
 
     if (g_hash_table_contains(reader->there, GUINT_TO_POINTER(page + 1)) &&
-        !(markers && page % MEMX_STREAM_MARKER_PAGES == 0)) {
+        !(markers && is_marker(page, backward))) {
         return;
     }
     reader->faults++;
@@ -57,9 +65,17 @@ static void read_page(Reader *reader, uint64_t page, bool markers)
         g_assert_true(page < first || page >= end);
     }
     for (uint64_t p = first; p < end; p++) {
-        reader->asked += g_hash_table_add(reader->there,
-                                          GUINT_TO_POINTER(p + 1));
+        bool fresh = g_hash_table_add(reader->there, GUINT_TO_POINTER(p + 1));
+
+        reader->asked += fresh;
+        reader->asked_twice += !fresh;
     }
+}
+
+/* Reads @page; pages that are a marker are never there before. */
+static void read_page(Reader *reader, uint64_t page, bool markers)
+{
+    read_page_towards(reader, page, markers, false);
 }
 
 static void test_sequential_needs_few_faults(void)
@@ -74,6 +90,7 @@ static void test_sequential_needs_few_faults(void)
                      PAGES / MEMX_STREAM_MARKER_PAGES + 16);
     g_assert_cmpuint(reader->window, ==, WINDOW_MAX);
     g_assert_cmpuint(reader->asked, <=, PAGES + WINDOW_MAX);
+    g_assert_cmpuint(reader->asked_twice, <=, 2 * WINDOW_MAX);
 }
 
 static void test_backward_needs_few_faults(void)
@@ -81,10 +98,11 @@ static void test_backward_needs_few_faults(void)
     g_autoptr(Reader) reader = reader_new();
 
     for (uint64_t page = PAGES; page-- > 0; ) {
-        read_page(reader, page, true);
+        read_page_towards(reader, page, true, true);
     }
     g_assert_cmpuint(reader->faults, <=,
                      PAGES / MEMX_STREAM_MARKER_PAGES + 16);
+    g_assert_cmpuint(reader->asked_twice, <=, 2 * WINDOW_MAX);
     g_assert_cmpuint(reader->asked, <=, PAGES);
 }
 
@@ -99,7 +117,8 @@ static void read_with_losses(bool backward)
             g_hash_table_remove_all(reader->there);
             losses++;
         }
-        read_page(reader, backward ? PAGES - i : PAGES + i, true);
+        read_page_towards(reader, backward ? PAGES - i : PAGES + i, true,
+                          backward);
     }
     g_assert_cmpuint(reader->faults, <=, PAGES / MEMX_STREAM_MARKER_PAGES +
                      16 + 2 * losses);
