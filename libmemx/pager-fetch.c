@@ -86,6 +86,9 @@ static uint64_t part_of_hint(MemxRegion *r, MemxServer *s,
     if (room >= memx_mask_pages(hint->mask)) {
         return hint->mask;
     }
+    if (room < HURRY_LEAST) {
+        return 0;
+    }
     part = hint->mask & (hint->direction < 0
                          ? memx_run_mask(at >= room ? at - room + 1 : 0,
                                          MIN(at + 1, room))
