@@ -24,12 +24,16 @@ typedef enum BenchErrorCode {
 } BenchErrorCode;
 GQuark bench_error_quark(void);
 
+#define LINK_GBIT 10
+#define LINK_GBIT_MAX 100
+
 typedef struct Options {
     char *memserver;        /* path of the daemon */
     char *self;             /* path of this program, to start workers */
     char *scratch;          /* directory for a swap file */
     char *output;           /* file for the JSON, or NULL */
     int repetitions;        /* without the warm-up, which is dropped */
+    int link_gbit;          /* what the shaped link carries a second */
     gboolean quick;         /* small: to see that it works, not how fast */
     bool json;
 } Options;

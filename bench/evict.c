@@ -178,6 +178,9 @@ static bool measure(const Options *options, PinningKind pinning,
     }
     figure_end(&figures.rate, &load);
     figure_end(&figures.cpu, &load);
+    if (!link->loopback) {
+        report_link_filled(report, &figures.rate, options->link_gbit);
+    }
     report_figure(report, &figures.rate);
     report_figure(report, &figures.cpu);
     *ratio = figures.rate.ratio;
@@ -187,7 +190,7 @@ static bool measure(const Options *options, PinningKind pinning,
 bool bench_evict(const Options *options, Report *report, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(Link) veth = link_veth_new("10gbit", &local);
+    g_autoptr(Link) veth = link_veth_new(options->link_gbit, &local);
     g_autoptr(Link) loopback = link_loopback_new();
     Series ratio, other;
 

@@ -157,8 +157,9 @@ static bool set_up(Link *link, const char *rate, GError **error)
            set_up_side(link, LINK_CLIENT, rate, error);
 }
 
-Link *link_veth_new(const char *rate, GError **error)
+Link *link_veth_new(int gbit, GError **error)
 {
+    g_autofree char *rate = g_strdup_printf("%dgbit", gbit);
     g_autoptr(Link) link = g_new0(Link, 1);
     bool ok;
 

@@ -26,8 +26,8 @@ typedef struct Link {
 
 Link *link_loopback_new(void);
 
-/* @rate in tc's notation.  BENCH_ERROR_UNAVAILABLE without root, ip or tc. */
-Link *link_veth_new(const char *rate, GError **error);
+/* BENCH_ERROR_UNAVAILABLE without root, ip or tc. */
+Link *link_veth_new(int gbit, GError **error);
 void link_free(Link *link);
 
 void link_enter(const Link *link, LinkSide side);

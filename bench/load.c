@@ -279,7 +279,7 @@ static bool measure(const Options *options, PinningKind pinning,
 bool bench_load(const Options *options, Report *report, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(Link) veth = link_veth_new("10gbit", &local);
+    g_autoptr(Link) veth = link_veth_new(options->link_gbit, &local);
     g_autoptr(Link) loopback = link_loopback_new();
     Figures figures;
 

@@ -78,6 +78,8 @@ static bool parse(int *argc, char ***argv, Options *options, int *limit_s,
           "Small and short: to see that it works, not how fast", NULL },
         { "repetitions", 0, 0, G_OPTION_ARG_INT, &options->repetitions,
           "Repetitions, 1 to 64, after a dropped one (5)", "N" },
+        { "link", 0, 0, G_OPTION_ARG_INT, &options->link_gbit,
+          "What the shaped link carries, 1 to 100 Gbit/s (10)", "GBIT" },
         { "memserver", 0, 0, G_OPTION_ARG_FILENAME, &options->memserver,
           "The daemon to start (the one beside this program)", "PATH" },
         { "scratch", 0, 0, G_OPTION_ARG_FILENAME, &options->scratch,
@@ -112,10 +114,11 @@ static bool parse(int *argc, char ***argv, Options *options, int *limit_s,
         options->repetitions = options->quick ? 2 : 5;
     }
     if (options->repetitions < 1 || options->repetitions > SERIES_MAX ||
+        options->link_gbit < 1 || options->link_gbit > LINK_GBIT_MAX ||
         *limit_s < 1) {
         g_set_error(error, BENCH_ERROR, BENCH_ERROR_FAILED,
-                    "--repetitions must be 1 to %d, --time-limit at least 1",
-                    SERIES_MAX);
+                    "--repetitions must be 1 to %d, --link 1 to %d, "
+                    "--time-limit at least 1", SERIES_MAX, LINK_GBIT_MAX);
         return false;
     }
     return true;
@@ -203,7 +206,7 @@ static int run(const Options *options, const Command *command)
 
 int main(int argc, char **argv)
 {
-    Options options = { 0 };
+    Options options = { .link_gbit = LINK_GBIT };
     const Command *command = NULL;
     g_autoptr(GError) error = NULL;
     int limit_s = DEFAULT_LIMIT_S, status;

@@ -11,6 +11,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#define MB_PER_GBIT 125
+#define LINK_FILLED 0.95
 #define LIST_MAX 8
 
 typedef struct Verdict {
@@ -151,6 +153,19 @@ void report_warn(Report *report, const char *format, ...)
     va_start(args, format);
     g_ptr_array_add(report->warnings, g_strdup_vprintf(format, args));
     va_end(args);
+}
+
+void report_link_filled(Report *report, const Figure *figure, int gbit)
+{
+    double raw = series_median(&figure->raw);
+
+    if (raw < LINK_FILLED * gbit * MB_PER_GBIT) {
+        report_warn(report, "%s, %s: raw TCP itself carries %.0f MB/s of %d; "
+                    "what binds here is not the link but the CPUs, and the "
+                    "ratio is one of CPU time. With --link=%d the link would "
+                    "bind", figure->name, figure->pinning, raw,
+                    gbit * MB_PER_GBIT, MAX((int)(raw / 2 / MB_PER_GBIT), 1));
+    }
 }
 
 /* NAN, of what wasn't measured, becomes null. */

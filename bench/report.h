@@ -49,6 +49,10 @@ void report_verdict_missing(Report *report, const char *key,
 /* The figure is copied. */
 void report_figure(Report *report, const Figure *figure);
 
+/* Warns if what is raw, in MB/s, did not fill a link of so many Gbit/s: then
+ * the ratio is one of CPU time. */
+void report_link_filled(Report *report, const Figure *figure, int gbit);
+
 /* Puts one repetition into a figure. */
 void figure_add(Figure *figure, double raw, double ours);
 /* Begins and ends a measurement: pinning, link and load.  @name, @unit and

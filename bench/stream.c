@@ -120,6 +120,9 @@ static bool repeat(StreamRun *run, MemxRegion *region, const char *name,
     figure_end(&figure, &load);
     cpu.others_cpus = fetched.others_cpus = sent.others_cpus =
         figure.others_cpus;
+    if (!run->testbed->link->loopback) {
+        report_link_filled(report, &figure, options->link_gbit);
+    }
     report_figure(report, &figure);
     report_figure(report, &cpu);
     report_figure(report, &fetched);
@@ -157,7 +160,7 @@ static bool measure(const Options *options, PinningKind pinning,
 bool bench_stream(const Options *options, Report *report, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(Link) veth = link_veth_new("10gbit", &local);
+    g_autoptr(Link) veth = link_veth_new(options->link_gbit, &local);
     g_autoptr(Link) loopback = link_loopback_new();
     Series ratio, exclusive, other;
 
