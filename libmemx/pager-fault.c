@@ -426,7 +426,7 @@ static bool fault_lanes(MemxRegion *r)
         for (unsigned i = 0; i < r->n_servers; i++) {
             MemxServer *s = &r->server[i];
 
-            if (s->lane[MEMX_LANE_FAULT].up && !s->faults &&
+            if (s->lane[MEMX_LANE_FAULT].up && !s->faults && !s->waited_in &&
                 s->health != MEMX_SERVER_EMPTY) {
                 s->waiting_since_ns = 0;
             }

@@ -346,13 +346,15 @@ static void ask(MemxRegion *r, MemxSlot *slot)
 /* Once round; those that come meanwhile ring. */
 static void follow_hints(MemxRegion *r)
 {
-    bool more = true, wake;
+    unsigned left = MEMX_PREFETCH_QUEUE;
+    bool more, wake;
 
-    for (unsigned n = 0; more && n < MEMX_PREFETCH_QUEUE; n++) {
+    do {
         MemxSlot *slot;
         uint64_t group;
 
         g_mutex_lock(&r->lock);
+        left = MIN(left, r->prefetch_n);
         more = take_hint(r, &slot, &group, &wake);
         g_mutex_unlock(&r->lock);
         if (wake) {
@@ -361,7 +363,7 @@ static void follow_hints(MemxRegion *r)
         if (slot) {
             ask(r, slot);
         }
-    }
+    } while (more && left-- > 1);
 }
 
 /* Puts the pages of @mask into the guest; returns those that went in. */
@@ -403,10 +405,6 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
     uint64_t mask = 0, got = 0;
 
     g_mutex_lock(&r->lock);
-    memx_slot_unwaited_locked(s, slot);
-    if (!slot->call.status) {
-        memx_answered_locked(s, s->faults);
-    }
     if (!slot->call.status && !slot->call.reply.error &&
         !memx_chunk_exclusive(&t->chunk[c])) {
         mask = slot->mask & t->stored[g] & ~t->present[g];
@@ -424,6 +422,11 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
         memx_trace_pages(MEMX_REMOTE_PREFETCHED, got);
         memx_installed_locked(r, g, got);
         memx_prefetched_locked(r, g, got, slot->direction, move);
+    }
+    /* Not before: until now others may have been left waiting for it. */
+    memx_slot_unwaited_locked(s, slot);
+    if (!slot->call.status) {
+        memx_answered_locked(s, s->faults);
     }
     if (mask) {
         memx_installing_end_locked(r, c);

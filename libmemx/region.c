@@ -342,10 +342,11 @@ MemxRegion *memx_region_new(const MemxOptions *options, GError **error)
 /* Does a thread still wait for a page that will never come? */
 static bool somebody_waits(MemxRegion *r)
 {
-    bool waits = r->fault_busy || r->starved || r->bug;
+    bool waits = r->fault_busy || r->starved || r->bug ||
+                 (r->prefetch_n && r->prefetch[r->prefetch_head].waited);
 
     for (unsigned i = 0; i < r->n_servers; i++) {
-        waits |= r->server[i].dropped > 0;
+        waits |= r->server[i].dropped || r->server[i].waited_in;
     }
     return waits;
 }
