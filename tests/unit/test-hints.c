@@ -248,6 +248,38 @@ static void test_silent_server(Fixture *f, gconstpointer unused)
     await(r, nobody_waits);
 }
 
+static gint came;
+
+static void *read_and_tell(void *opaque)
+{
+    read_page(opaque);
+    g_atomic_int_set(&came, 1);
+    return NULL;
+}
+
+/* It must not go on with zeros, so it sleeps on, until this process ends. */
+static void test_freed(Fixture *f, gconstpointer unused)
+{
+    MemxRegion *r = f->region;
+    MemxStats stats;
+    uint64_t g;
+
+    server_process_stop(f->server);
+    g_mutex_lock(&r->lock);
+    g = remote_group_locked(r, 0);
+    memx_prefetch_push_locked(r, g, 0xff, 1);
+    g_thread_unref(g_thread_new("reader", read_and_tell,
+                                f->base + (g * 64 + 3) * PAGE_BYTES));
+    g_usleep(20000);
+    g_mutex_unlock(&r->lock);
+    await_stats(r, &stats, has_waiting, 0);
+    memx_region_free(r);
+    f->region = NULL;
+    g_usleep(100000);
+    g_assert_cmpint(g_atomic_int_get(&came), ==, 0);
+    server_process_continue(f->server);
+}
+
 typedef struct Reader {
     uint8_t *base;
     uint64_t first, n;
@@ -310,6 +342,7 @@ int main(int argc, char **argv)
     ADD("waited-for-is-not-overwritten", MEMX_KEEP_COPIES_AUTO,
         test_not_overwritten);
     ADD("silent-server", MEMX_KEEP_COPIES_AUTO, test_silent_server);
+    ADD("freed-while-somebody-waits", MEMX_KEEP_COPIES_AUTO, test_freed);
     ADD("streams-without-room", MEMX_KEEP_COPIES_OFF,
         test_streams_without_room);
     return g_test_run();
