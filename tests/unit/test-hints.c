@@ -70,18 +70,30 @@ static const MemxPrefetch *hint(const MemxRegion *r, unsigned i)
     return &r->prefetch[(r->prefetch_head + i) % MEMX_PREFETCH_QUEUE];
 }
 
-static void await_pages(MemxRegion *r, uint64_t g, uint64_t mask)
+typedef bool LockedFunc(const MemxRegion *r, uint64_t g, uint64_t mask);
+
+static bool pages_are_there(const MemxRegion *r, uint64_t g, uint64_t mask)
+{
+    return (r->table.present[g] & mask) == mask;
+}
+
+static void await(MemxRegion *r, LockedFunc *done, uint64_t g, uint64_t mask)
 {
     int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
-    uint64_t present;
+    bool yes;
 
     do {
         g_assert_cmpint(g_get_monotonic_time(), <, deadline);
         g_usleep(1000);
         g_mutex_lock(&r->lock);
-        present = r->table.present[g];
+        yes = done(r, g, mask);
         g_mutex_unlock(&r->lock);
-    } while ((present & mask) != mask);
+    } while (!yes);
+}
+
+static void await_pages(MemxRegion *r, uint64_t g, uint64_t mask)
+{
+    await(r, pages_are_there, g, mask);
 }
 
 static void test_first(Fixture *f, gconstpointer unused)
@@ -190,30 +202,14 @@ static bool has_waiting(const MemxStats *stats, uint64_t unused)
     return stats->faults_waiting;
 }
 
-typedef bool LockedFunc(const MemxRegion *r);
-
-static bool is_stalled(const MemxRegion *r)
+static bool is_stalled(const MemxRegion *r, uint64_t g, uint64_t mask)
 {
     return r->stalled;
 }
 
-static bool nobody_waits(const MemxRegion *r)
+static bool nobody_waits(const MemxRegion *r, uint64_t g, uint64_t mask)
 {
     return !r->server[0].waited_in && !r->server[0].waiting_since_ns;
-}
-
-static void await(MemxRegion *r, LockedFunc *done)
-{
-    int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
-    bool yes;
-
-    do {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(1000);
-        g_mutex_lock(&r->lock);
-        yes = done(r);
-        g_mutex_unlock(&r->lock);
-    } while (!yes);
 }
 
 /* Whoever waits for a hint is seen to wait; others of its group are not asked
@@ -240,12 +236,12 @@ static void test_silent_server(Fixture *f, gconstpointer unused)
     memx_prefetch_push_locked(r, g, 0xff00, 1);
     g_assert_cmpint(hurry_locked(r, g * 64 + 9), ==, MEMX_HINT_QUEUED);
     g_mutex_unlock(&r->lock);
-    await(r, is_stalled);
+    await(r, is_stalled, 0, 0);
     server_process_continue(f->server);
     g_thread_join(thread);
     pattern_check(f->base, g * 64 + 3, 1);
     pattern_check(f->base, g * 64 + 9, 1);
-    await(r, nobody_waits);
+    await(r, nobody_waits, 0, 0);
 }
 
 static gint came;
