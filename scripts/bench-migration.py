@@ -45,6 +45,7 @@ SCENARIOS = {
     "sort": ("sort", "one", False, ["ideal", "split", "no-history", "swap"]),
     "kv": ("kv", "one", False, ["ideal", "split", "no-history", "swap"]),
     "kv-over": ("kv-over", "one", False, ["ideal", "split", "swap"]),
+    "kv-paced": ("kv-paced", "one", False, ["ideal", "split", "swap"]),
     "kv-beside": ("kv", "one", False, ["beside"]),
 }
 QUICK = ["idle-small", "idle-small-multi", "sort", "kv", "kv-over",

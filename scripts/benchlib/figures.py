@@ -124,7 +124,7 @@ def median_loss_pct(run, ideal):
 
 def _worst_pageins(results):
     values = [run["pageins_before_switchover"] for load in
-              ("idle", "rapid-write", "sort", "kv", "kv-over")
+              ("idle", "rapid-write", "sort", "kv", "kv-over", "kv-paced")
               for run in results.find(mode="split", load=load).values()
               if run.get("pageins_before_switchover") is not None]
     return max(values) if values else None
@@ -136,8 +136,9 @@ def figures(runs, rate):
     idle = {"load": "idle", "uplinks": "one", "rate": rate}
     multi = {**idle, "uplinks": "multi"}
     rapid = {**idle, "load": "rapid-write"}
-    sort, store, over = ({"load": load, "uplinks": "one", "rate": rate}
-                         for load in ("sort", "kv", "kv-over"))
+    sort, store, over, paced = (
+        {"load": load, "uplinks": "one", "rate": rate}
+        for load in ("sort", "kv", "kv-over", "kv-paced"))
     compare = results.compare
     steady_loss, steady_error = _beside_loss(results, store)
     judged = {
@@ -170,6 +171,12 @@ def figures(runs, rate):
         "kv_over_own_loss_pct": compare(own_loss_pct, **over),
         "ideal_kv_dip_pct": compare(dip_pct, "ideal", **store),
         "ideal_kv_recovery_s": compare(recovery_s, "ideal", **store),
+        "kv_paced_recovery_s": compare(recovery_s, **paced),
+        "kv_paced_dip_pct": compare(dip_pct, **paced),
+        "kv_paced_steady_loss_pct": compare(steady_loss_pct, **paced),
+        "ideal_kv_paced_recovery_s": compare(recovery_s, "ideal", **paced),
+        "ideal_kv_paced_dip_pct": compare(dip_pct, "ideal", **paced),
+        "swap_kv_paced_recovery_s": compare(recovery_s, "swap", **paced),
         "swap_kv_dip_pct": compare(dip_pct, "swap", **store),
         "swap_kv_recovery_s": compare(recovery_s, "swap", **store),
         "swap_kv_steady_loss_pct": compare(steady_loss_pct, "swap", **store),

@@ -122,8 +122,12 @@ class KeyValue:
                                                                   300)
         values = int(self._mib / KV_BYTES_PER_VALUE_BYTE)
         guest.run(f"memcached -d -u root -t 1 -m {self._mib * 2} -s /tmp/kv")
+        self._load(guest, values)
+
+    def _load(self, guest, values, operations=""):
         self._job = guest.start("while ! test -S /tmp/kv; do usleep 100000; "
-                                f"done; exec kv-load /tmp/kv {values}")
+                                "done; exec kv-load /tmp/kv "
+                                f"{values} {operations}")
         self._job.wait_line("^filled", 300)
         time.sleep(self.BEFORE_S)
 
@@ -180,5 +184,28 @@ class KeyValueOver(KeyValue):
     LOCAL_SHARE = 1.2
 
 
+class KeyValuePaced(KeyValue):
+    """With half of the operations a second that there can be: what a client
+    notices that doesn't ask for more than its server can do.  The first run
+    finds out how many; all have the same."""
+
+    SHARE = 0.5
+    _operations = None
+
+    def _load(self, guest, values, operations=""):
+        if not KeyValuePaced._operations:
+            super()._load(guest, values)
+            now = time.monotonic()
+            KeyValuePaced._operations = round(
+                self.SHARE * self.rate(now - self.BEFORE_S + 1, now - 1))
+            guest.run("killall kv-load")
+        super()._load(guest, values, KeyValuePaced._operations)
+
+    def result(self, switched, seconds):
+        return {**super().result(switched, seconds),
+                "kv_pace": KeyValuePaced._operations}
+
+
 LOADS = {"idle": Idle, "rapid-write": RapidWrite, "sort": Sort,
-         "kv": KeyValue, "kv-over": KeyValueOver}
+         "kv": KeyValue, "kv-over": KeyValueOver,
+         "kv-paced": KeyValuePaced}

@@ -9,6 +9,7 @@ PAPER = {"split, S-memV": [(-5, 100), (0, 34), (5, 99.4), (40, 99.4)]}
 COLOURS = {"ideal": "tab:green", "split": "tab:blue", "swap": "tab:red",
            "no-history": "tab:orange"}
 TITLES = {"kv": "working set fits the main host (5/6 of it)",
+          "kv-paced": "the same, half as many operations as there can be",
           "kv-over": "working set 1.2 times the main host's memory"}
 
 
