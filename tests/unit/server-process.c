@@ -378,14 +378,51 @@ const char *server_process_address(const ServerProcess *s)
     return s->address;
 }
 
+static bool is_stopped(int pid, const char *task)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task/%s/stat", pid,
+                                            task);
+    g_autofree char *stat = NULL;
+    const char *state;
+
+    if (!g_file_get_contents(path, &stat, NULL, NULL)) {
+        return true; /* it has ended */
+    }
+    state = strrchr(stat, ')');
+    return state && state[1] && strchr("TtZX", state[2]);
+}
+
+/* All of its threads: until then one may still answer. */
+static bool all_stopped(int pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task", pid);
+    GDir *dir = g_dir_open(path, 0, NULL);
+    const char *task;
+    bool all = true;
+
+    while (dir && all && (task = g_dir_read_name(dir))) {
+        all = is_stopped(pid, task);
+    }
+    g_clear_pointer(&dir, g_dir_close);
+    return all;
+}
+
+/* g_subprocess_send_signal() leaves it to a thread of GLib's, and returns. */
 void server_process_stop(ServerProcess *s)
 {
-    g_subprocess_send_signal(s->process, SIGSTOP);
+    int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+    int pid = server_process_pid(s);
+
+    g_assert_no_errno(kill(pid, SIGSTOP));
+    while (!all_stopped(pid)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
 }
 
 void server_process_continue(ServerProcess *s)
 {
-    g_subprocess_send_signal(s->process, SIGCONT);
+    g_assert_no_errno(kill(server_process_pid(s), SIGCONT));
 }
 
 void server_process_kill(ServerProcess *s)

@@ -41,7 +41,7 @@ char *server_process_log(const ServerProcess *server);
 /* "127.0.0.1:port"; stays the same over restarts. */
 const char *server_process_address(const ServerProcess *server);
 
-/* SIGSTOP, SIGCONT. */
+/* SIGSTOP, and all of its threads stand still when this returns; SIGCONT. */
 void server_process_stop(ServerProcess *server);
 void server_process_continue(ServerProcess *server);
 
