@@ -11,6 +11,8 @@ from .policies import POLICIES, Best, simulate
 # percent of a CPU what is counted in such faults.
 ORDINARY_FAULT_US = 1.5
 
+ZIPF_EXPONENT = 0.99
+
 EXACT = ("rwp", "idle")
 # key: (what, of which trackers, must reach; "<": at most)
 LIMITS = {
@@ -93,11 +95,22 @@ def judge(run, trace):
     if pattern == "zipf":
         policies["best"] = Best(capacity, None, trace.places)
         ideal = set(trace.places[:capacity])
+        chances = zipf_chances(trace.places)
+        one["hits"] = statistics.mean(
+            sum(chances[chunk] for chunk in _local(look)) for look in looks)
+        one["ideal_hits"] = sum(chances[chunk] for chunk in ideal)
         one["ideal_misses"] = sum(chunk not in ideal
                                   for chunk in trace.chunks[warm:])
     for name, policy in policies.items():
         one[name] = _simulate(policy, trace, warm, hot_at)
     return one
+
+
+def zipf_chances(places):
+    """{chunk: of being the next that is accessed}; places: by rank."""
+    weights = [(rank + 1) ** -ZIPF_EXPONENT for rank in range(len(places))]
+    return {chunk: weight / sum(weights)
+            for chunk, weight in zip(places, weights)}
 
 
 def full(trace):
@@ -118,7 +131,14 @@ def _simulate(policy, trace, warm, hot_at):
 
 
 def hit_ratio(one):
-    """Local hits over those of the ideal placement."""
+    """Local hits over those of the ideal placement: how probable they were
+    whenever one looked, accesses being independent of each other."""
+    return one["hits"] / one["ideal_hits"]
+
+
+def hit_ratio_by_page_ins(one):
+    """The same if each page that came in were one that was missed; what was
+    prefetched in vain is counted against it, too."""
     return ((one["accesses"] - one["misses"])
             / (one["accesses"] - one["ideal_misses"]))
 

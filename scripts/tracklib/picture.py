@@ -2,7 +2,7 @@
 """A picture of what was kept."""
 
 # Imported where it is needed: matplotlib is there only if asked for.
-from .figures import hit_ratio
+from .figures import hit_ratio, hit_ratio_by_page_ins
 from .plan import PATTERNS, PERCENTS, TRACKERS
 
 TITLES = {
@@ -16,7 +16,7 @@ POLICIES = ["random", "fifo", "lru", "belady"]
 
 def _of_policy(run, name):
     if run["pattern"] == "zipf":
-        return hit_ratio({**run, "misses": run[name]["misses"]})
+        return hit_ratio_by_page_ins({**run, "misses": run[name]["misses"]})
     return run[name]["kept"]
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Tables of what was measured."""
 
-from .figures import LIMITS, hit_ratio
+from .figures import LIMITS, hit_ratio, hit_ratio_by_page_ins
 
 
 def _verdict(value, sense, must):
@@ -42,8 +42,8 @@ def kept_table(runs):
 def zipf_table(runs):
     """Hits over those of the ideal placement, and page-ins over Belady's."""
     lines = [f"{'Zipf 0.99':16}{'local':>7}{'tracker':>9}{'hits':>8}"
-             f"{'lru':>8}{'page-ins':>10}{'best':>8}{'lru':>8}{'fifo':>8}"
-             f"{'random':>8}  (over Belady's)"]
+             f"{'by page-ins':>13}{'lru':>8}{'page-ins':>10}{'best':>8}"
+             f"{'lru':>8}{'fifo':>8}{'random':>8}  (over Belady's)"]
     for run in runs:
         if run["pattern"] != "zipf":
             continue
@@ -52,7 +52,9 @@ def zipf_table(runs):
         ratios = "".join(f"{run[name]['misses'] / belady:>8.2f}"
                          for name in ("best", "lru", "fifo", "random"))
         lines.append(f"{'':16}{run['percent']:>5} %{run['tracker']:>9}"
-                     f"{hit_ratio(run):>8.3f}{hit_ratio(lru):>8.3f}"
+                     f"{hit_ratio(run):>8.3f}"
+                     f"{hit_ratio_by_page_ins(run):>13.3f}"
+                     f"{hit_ratio_by_page_ins(lru):>8.3f}"
                      f"{run['misses'] / belady:>10.2f}{ratios}")
     return "\n".join(lines)
 
