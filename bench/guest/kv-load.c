@@ -188,7 +188,7 @@ static void pace(uint64_t operations, int64_t *due_ns)
     } else if (early < -LATE_NS) {
         *due_ns = now - LATE_NS;
     }
-    *due_ns += INT64_C(1) * BATCH * SECOND_NS / (int64_t)operations;
+    *due_ns += (int64_t)BATCH * SECOND_NS / (int64_t)operations;
 }
 
 int main(int argc, char **argv)

@@ -74,17 +74,19 @@ def after(run):
 
 
 def _normal(ideal):
-    return statistics.median(after(ideal))
+    """What it would do if nothing ever held it up."""
+    return ideal.get("kv_pace") or statistics.median(after(ideal))
 
 
 def recovery_s(run, ideal):
     """The first of the first five seconds in a row with 99 % of what is
-    normal after an ideal migration; None: not while we looked."""
+    normal after an ideal migration; as long as we looked if there are none
+    (it took at least that)."""
     good = [ops >= RECOVERED * _normal(ideal) for ops in after(run)]
     for second in range(len(good) - RECOVERED_SECONDS + 1):
         if all(good[second:second + RECOVERED_SECONDS]):
             return second
-    return None
+    return len(good)
 
 
 def dip_pct(run, ideal):
@@ -94,6 +96,12 @@ def dip_pct(run, ideal):
 def steady_loss_pct(run, ideal):
     return (1 - statistics.median(after(run)[-STEADY_SECONDS:])
             / statistics.median(after(ideal)[-STEADY_SECONDS:])) * 100
+
+
+def paced_loss_pct(run, _ideal):
+    """Of what was asked for, in the last seconds."""
+    return (1 - statistics.mean(after(run)[-STEADY_SECONDS:])
+            / run["kv_pace"]) * 100
 
 
 def own_loss_pct(run, ideal):
@@ -173,7 +181,8 @@ def figures(runs, rate):
         "ideal_kv_recovery_s": compare(recovery_s, "ideal", **store),
         "kv_paced_recovery_s": compare(recovery_s, **paced),
         "kv_paced_dip_pct": compare(dip_pct, **paced),
-        "kv_paced_steady_loss_pct": compare(steady_loss_pct, **paced),
+        "kv_paced_loss_pct": compare(paced_loss_pct, **paced),
+        "ideal_kv_paced_loss_pct": compare(paced_loss_pct, "ideal", **paced),
         "ideal_kv_paced_recovery_s": compare(recovery_s, "ideal", **paced),
         "ideal_kv_paced_dip_pct": compare(dip_pct, "ideal", **paced),
         "swap_kv_paced_recovery_s": compare(recovery_s, "swap", **paced),

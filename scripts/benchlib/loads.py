@@ -124,7 +124,10 @@ class KeyValue:
         guest.run(f"memcached -d -u root -t 1 -m {self._mib * 2} -s /tmp/kv")
         self._load(guest, values)
 
-    def _load(self, guest, values, operations=""):
+    def _load(self, guest, values):
+        self._start(guest, values)
+
+    def _start(self, guest, values, operations=""):
         self._job = guest.start("while ! test -S /tmp/kv; do usleep 100000; "
                                 "done; exec kv-load /tmp/kv "
                                 f"{values} {operations}")
@@ -192,18 +195,17 @@ class KeyValuePaced(KeyValue):
     SHARE = 0.5
     _operations = None
 
-    def _load(self, guest, values, operations=""):
-        if not KeyValuePaced._operations:
-            super()._load(guest, values)
-            now = time.monotonic()
-            KeyValuePaced._operations = round(
-                self.SHARE * self.rate(now - self.BEFORE_S + 1, now - 1))
-            guest.run("killall kv-load")
-        super()._load(guest, values, KeyValuePaced._operations)
+    def _load(self, guest, values):
+        self._start(guest, values)
+        now = time.monotonic()
+        rate = self.SHARE * self.rate(now - self.BEFORE_S + 1, now - 1)
+        KeyValuePaced._operations = self._operations or round(rate)
+        guest.run("killall kv-load")
+        self._start(guest, values, self._operations)
 
     def result(self, switched, seconds):
         return {**super().result(switched, seconds),
-                "kv_pace": KeyValuePaced._operations}
+                "kv_pace": self._operations}
 
 
 LOADS = {"idle": Idle, "rapid-write": RapidWrite, "sort": Sort,

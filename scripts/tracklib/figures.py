@@ -109,7 +109,8 @@ def judge(run, trace):
 def zipf_chances(places):
     """{chunk: of being the next that is accessed}; places: by rank."""
     weights = [(rank + 1) ** -ZIPF_EXPONENT for rank in range(len(places))]
-    return {chunk: weight / sum(weights)
+    total = sum(weights)
+    return {chunk: weight / total
             for chunk, weight in zip(places, weights)}
 
 
