@@ -212,23 +212,33 @@ static bool nobody_waits(const MemxRegion *r, uint64_t g, uint64_t mask)
     return !r->server[0].waited_in && !r->server[0].waiting_since_ns;
 }
 
+/* The server is silent, and a thread reads the fourth of eight pages that are
+ * hinted; it faults as soon as the lock, which is held then, is free. */
+static GThread *read_hinted_and_lock(Fixture *f, GThreadFunc read,
+                                     uint64_t *g)
+{
+    MemxRegion *r = f->region;
+    GThread *thread;
+
+    server_process_stop(f->server);
+    g_mutex_lock(&r->lock);
+    *g = remote_group_locked(r, 0);
+    memx_prefetch_push_locked(r, *g, 0xff, 1);
+    thread = g_thread_new("reader", read,
+                          f->base + (*g * 64 + 3) * PAGE_BYTES);
+    g_usleep(20000);
+    return thread;
+}
+
 /* Whoever waits for a hint is seen to wait; others of its group are not asked
  * for meanwhile; and when the server is back both come. */
 static void test_silent_server(Fixture *f, gconstpointer unused)
 {
     MemxRegion *r = f->region;
-    GThread *thread;
     MemxStats stats;
     uint64_t g;
+    GThread *thread = read_hinted_and_lock(f, read_page, &g);
 
-    server_process_stop(f->server);
-    g_mutex_lock(&r->lock);
-    g = remote_group_locked(r, 0);
-    memx_prefetch_push_locked(r, g, 0xff, 1);
-    /* It faults as soon as the lock is free. */
-    thread = g_thread_new("reader", read_page,
-                          f->base + (g * 64 + 3) * PAGE_BYTES);
-    g_usleep(20000);
     g_assert_cmpint(hurry_locked(r, g * 64 + 3), ==, MEMX_HINT_FOLLOWED);
     g_mutex_unlock(&r->lock);
     await_stats(r, &stats, has_waiting, 0);
@@ -260,13 +270,7 @@ static void test_freed(Fixture *f, gconstpointer unused)
     MemxStats stats;
     uint64_t g;
 
-    server_process_stop(f->server);
-    g_mutex_lock(&r->lock);
-    g = remote_group_locked(r, 0);
-    memx_prefetch_push_locked(r, g, 0xff, 1);
-    g_thread_unref(g_thread_new("reader", read_and_tell,
-                                f->base + (g * 64 + 3) * PAGE_BYTES));
-    g_usleep(20000);
+    g_thread_unref(read_hinted_and_lock(f, read_and_tell, &g));
     g_mutex_unlock(&r->lock);
     await_stats(r, &stats, has_waiting, 0);
     memx_region_free(r);
