@@ -74,7 +74,7 @@ def after(run):
 
 
 def _normal(ideal):
-    """What it would do if nothing ever held it up."""
+    """Operations a second: what was asked of it, if less than it can do."""
     return ideal.get("kv_pace") or statistics.median(after(ideal))
 
 
