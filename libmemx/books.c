@@ -117,12 +117,17 @@ void memx_starve_locked(MemxRegion *r)
     memx_worker_ring(&r->store);
 }
 
-void memx_answered_locked(MemxServer *s, unsigned faults)
+void memx_answered_locked(MemxServer *s)
 {
-    if (!faults && !s->dropped && !s->waited_in) {
-        s->waiting_since_ns = 0;
-    } else if (s->health != MEMX_SERVER_EMPTY) {
+    if (s->waiting_since_ns && s->health != MEMX_SERVER_EMPTY) {
         s->waiting_since_ns = memx_now_ns();
+    }
+}
+
+void memx_waits_end_locked(MemxServer *s)
+{
+    if (!s->faults && !s->dropped && !s->waited_in) {
+        s->waiting_since_ns = 0;
     }
 }
 
@@ -139,6 +144,7 @@ void memx_slot_unwaited_locked(MemxServer *s, MemxSlot *slot)
 {
     s->waited_in -= slot->waited;
     slot->waited = false;
+    memx_waits_end_locked(s);
 }
 
 void memx_changed_locked(MemxRegion *r)
@@ -265,7 +271,13 @@ void memx_wake_all(MemxRegion *r)
     g_mutex_lock(&r->lock);
     r->n_starved = 0; /* who still must wait is counted anew */
     for (unsigned i = 0; i < r->n_servers; i++) {
-        r->server[i].dropped = 0;
+        MemxServer *s = &r->server[i];
+
+        s->dropped = 0;
+        /* Else they will wait on: its clock is not begun anew for that. */
+        if (s->lane[MEMX_LANE_FAULT].up && s->health != MEMX_SERVER_EMPTY) {
+            memx_waits_end_locked(s);
+        }
     }
     g_mutex_unlock(&r->lock);
     memx_uffd_wake(r->uffd, r->base, r->size_bytes);

@@ -139,6 +139,7 @@ static void fault_put(MemxRegion *r, MemxFault *f)
 {
     r->fault_busy &= ~(1ull << (f - r->fault));
     r->server[f->server].faults--;
+    memx_waits_end_locked(&r->server[f->server]);
 }
 
 /* A prefetch request for the page is about to be answered: no second one. */
@@ -255,10 +256,10 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
 
     if (memx_lane_submit(r, s, MEMX_LANE_FAULT, &f->call)) {
         g_mutex_lock(&r->lock);
+        leave_to_server(s);
         fault_put(r, f);
         chunk->fetching--;
         memx_budget_give_locked(r, 1);
-        leave_to_server(s);
         g_mutex_unlock(&r->lock);
         return;
     }
@@ -377,7 +378,7 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
 
     g_mutex_lock(&r->lock);
     if (!f->call.status) {
-        memx_answered_locked(s, s->faults - 1);
+        memx_answered_locked(s);
     }
     if (memx_chunk_exclusive(chunk)) {
         /* Being discarded: woken, and resolved anew, when that has ended. */
@@ -422,16 +423,6 @@ static bool fault_lanes(MemxRegion *r)
     }
     if (wake) {
         r->faults_full = false;
-        g_mutex_lock(&r->lock);
-        for (unsigned i = 0; i < r->n_servers; i++) {
-            MemxServer *s = &r->server[i];
-
-            if (s->lane[MEMX_LANE_FAULT].up && !s->faults && !s->waited_in &&
-                s->health != MEMX_SERVER_EMPTY) {
-                s->waiting_since_ns = 0;
-            }
-        }
-        g_mutex_unlock(&r->lock);
         memx_wake_all(r);
     }
     return any;

@@ -426,7 +426,7 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
     /* Not before: until now others may have been left waiting for it. */
     memx_slot_unwaited_locked(s, slot);
     if (!slot->call.status) {
-        memx_answered_locked(s, s->faults);
+        memx_answered_locked(s);
     }
     if (mask) {
         memx_installing_end_locked(r, c);

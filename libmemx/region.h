@@ -399,9 +399,11 @@ bool memx_budget_take_locked(MemxRegion *r, uint64_t n);
 void memx_budget_give_locked(MemxRegion *r, uint64_t n);
 /* Remembers that a thread was left waiting for room. */
 void memx_starve_locked(MemxRegion *r);
-/* The server answered: the clock of those that still wait, @faults of them by
- * a request, starts anew; but not of those whose page it lost. */
-void memx_answered_locked(MemxServer *s, unsigned faults);
+/* The server answered: the clock of those that wait starts anew; but not of
+ * those whose page it lost. */
+void memx_answered_locked(MemxServer *s);
+/* Somebody waits no more: the clock stops if it was the last one. */
+void memx_waits_end_locked(MemxServer *s);
 /* A thread is left waiting for what a FETCH brings; it was answered, or ended. */
 void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t now);
 void memx_slot_unwaited_locked(MemxServer *s, MemxSlot *slot);

@@ -207,6 +207,7 @@ static bool is_stalled(const MemxRegion *r, uint64_t g, uint64_t mask)
     return r->stalled;
 }
 
+/* Nor does the clock run on: an idle guest would be stopped for it. */
 static bool nobody_waits(const MemxRegion *r, uint64_t g, uint64_t mask)
 {
     return !r->server[0].waited_in && !r->server[0].waiting_since_ns;
@@ -252,6 +253,30 @@ static void test_silent_server(Fixture *f, gconstpointer unused)
     pattern_check(f->base, g * 64 + 3, 1);
     pattern_check(f->base, g * 64 + 9, 1);
     await(r, nobody_waits, 0, 0);
+}
+
+/* One waits for a hint, another for its own request; both are answered at
+ * once, by two threads of the engine. */
+static void test_clock(Fixture *f, gconstpointer unused)
+{
+    MemxRegion *r = f->region;
+    MemxStats stats;
+
+    for (unsigned i = 0; i < 30; i++) {
+        uint64_t g, other;
+        GThread *hinted = read_hinted_and_lock(f, read_page, &g), *alone;
+
+        other = remote_group_locked(r, g);
+        g_mutex_unlock(&r->lock);
+        alone = g_thread_new("alone", read_page,
+                             f->base + other * 64 * PAGE_BYTES);
+        await_stats(r, &stats, has_waiting, 0);
+        server_process_continue(f->server);
+        g_thread_join(hinted);
+        g_thread_join(alone);
+        await(r, nobody_waits, 0, 0);
+        await_stats(r, &stats, at_rest, 0);
+    }
 }
 
 static gint came;
@@ -321,6 +346,7 @@ static void test_streams_without_room(Fixture *f, gconstpointer unused)
         for (unsigned i = 0; i < 3; i++) {
             g_thread_join(thread[i]);
         }
+        await(f->region, nobody_waits, 0, 0);
         g_mutex_lock(&f->region->lock);
         hurried = f->region->count.hurried;
         g_mutex_unlock(&f->region->lock);
@@ -342,6 +368,7 @@ int main(int argc, char **argv)
     ADD("waited-for-is-not-overwritten", MEMX_KEEP_COPIES_AUTO,
         test_not_overwritten);
     ADD("silent-server", MEMX_KEEP_COPIES_AUTO, test_silent_server);
+    ADD("clock-stops", MEMX_KEEP_COPIES_AUTO, test_clock);
     ADD("freed-while-somebody-waits", MEMX_KEEP_COPIES_AUTO, test_freed);
     ADD("streams-without-room", MEMX_KEEP_COPIES_OFF,
         test_streams_without_room);
