@@ -3,7 +3,7 @@
 # timeout: 3600
 # slow: half an hour; test-split-failures.py has the most telling dozen
 """The failure table of docs/split-migration.md with a Linux guest: each row
-at each moment, a full server at setup only."""
+at each moment."""
 
 from memxlib import e2e, split_failures
 

@@ -12,6 +12,7 @@ that moment, which any thread may change:
     delay(s)       every message comes that much later, in order
     garble(n)      the headers of the next n messages are spoiled
     rewrite(f)     f(direction, message) -> message
+    be_full(yes)   every STORE is refused, as a full server does
 """
 
 import random
@@ -26,7 +27,8 @@ TO_SERVER, TO_CLIENT = "to-server", "to-client"
 # of body and payload are.
 HEADER_BYTES = {TO_SERVER: 40, TO_CLIENT: 64}
 LENGTHS_AT = {TO_SERVER: 32, TO_CLIENT: 52}
-ID_AT = 8
+OPCODE_AT, ERROR_AT, ID_AT = 4, 6, 8
+OP_PING, OP_STORE, ERR_FULL = 8, 32, 7
 
 
 def _reset(sock):
@@ -64,6 +66,7 @@ class Proxy:
         self._delay_s = 0.0
         self._garble = {TO_SERVER: 0, TO_CLIENT: 0}
         self._rewrite = None
+        self._full = False
         self.accepted = 0
         self._listener = socket.create_server((listen, 0))
         self.address = f"{listen}:%d" % self._listener.getsockname()[1]
@@ -104,6 +107,9 @@ class Proxy:
     def rewrite(self, function):
         self._rewrite = function
 
+    def be_full(self, yes):
+        self._full = yes
+
     def close(self):
         self._refusing = True
         _reset(self._listener)
@@ -133,12 +139,13 @@ class Proxy:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._connections.add(pair)
-            for args in ((client, server, TO_SERVER, pair),
-                         (server, client, TO_CLIENT, pair)):
+            stores = set()
+            for args in ((client, server, TO_SERVER, pair, stores),
+                         (server, client, TO_CLIENT, pair, stores)):
                 threading.Thread(target=self._pump, args=args,
                                  daemon=True).start()
 
-    def _pump(self, source, sink, direction, pair):
+    def _pump(self, source, sink, direction, pair, stores):
         try:
             while True:
                 message = _receive(source, HEADER_BYTES[direction])
@@ -149,6 +156,8 @@ class Proxy:
                     time.sleep(self._delay_s)
                 if self._rewrite:
                     message = self._rewrite(direction, message)
+                if self._full or stores:
+                    message = self._refuse_store(direction, message, stores)
                 self._spoil(direction, message)
                 sink.sendall(message)
         except (OSError, EOFError):
@@ -160,6 +169,22 @@ class Proxy:
             self._connections.discard(pair)
         for sock in pair:
             _reset(sock)
+
+    def _refuse_store(self, direction, message, stores):
+        """The server gets a PING instead, so that replies stay in order.
+        @stores: the connection's ids of such requests."""
+        opcode, = struct.unpack_from("<H", message, OPCODE_AT)
+        number = bytes(message[ID_AT:ID_AT + 8])
+        if direction == TO_SERVER and self._full and opcode == OP_STORE:
+            stores.add(number)
+            ping = bytearray(HEADER_BYTES[TO_SERVER])
+            ping[:ID_AT + 8] = message[:ID_AT + 8]
+            struct.pack_into("<H", ping, OPCODE_AT, OP_PING)
+            return ping
+        if direction == TO_CLIENT and number in stores:
+            stores.remove(number)
+            struct.pack_into("<HH", message, OPCODE_AT, OP_STORE, ERR_FULL)
+        return message
 
     def _spoil(self, direction, message):
         """In one of the ways in which no message of a sane peer looks."""
@@ -196,7 +221,7 @@ class Relay(Proxy):
         self._answers.set()
         super().close()
 
-    def _pump(self, source, sink, direction, pair):
+    def _pump(self, source, sink, direction, pair, stores):
         try:
             while data := source.recv(1 << 16):
                 self._open.wait()
