@@ -145,20 +145,28 @@ class Case:
         except QmpError as refusal:
             return str(refusal)
 
+    @staticmethod
+    def _runs(vm):
+        """One that ends meanwhile does not."""
+        try:
+            return vm.process.running and vm.status() == "running"
+        except Failure:
+            vm.process.wait_exit(10)
+            return False
+
     def check_runs(self, vm):
         """It runs here and nowhere else, and all of its memory is right."""
         other = self.dest if vm is self.source else self.source
         vm.wait_status("running", 60)
         self.load.wait_progress(90)
-        if other.process.running:
-            check(other.status() != "running", "both sides run the VM")
-            if vm is self.dest:
-                refusal = self.ask(other)
-                check(refusal and other.status() != "running",
-                      f"{other.name} may run the VM, too: {refusal}")
-                check("destination" in refusal or "finish" in refusal or
-                      "migrat" in refusal,
-                      f"the refusal does not tell who has it: {refusal}")
+        check(not self._runs(other), "both sides run the VM")
+        if vm is self.dest and other.process.running:
+            refusal = self.ask(other)
+            check(refusal and other.status() != "running",
+                  f"{other.name} may run the VM, too: {refusal}")
+            check("destination" in refusal or "finish" in refusal or
+                  "migrat" in refusal,
+                  f"the refusal does not tell who has it: {refusal}")
         self.load.finish(180)
 
     def check_failed(self, *words, status="failed"):
