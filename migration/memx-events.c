@@ -17,6 +17,9 @@
  *   none is stalled            start, if it was us who stopped it and nobody
  *                              stopped or started it since
  *
+ * Whoever starts a VM that is stalled has it wait as long again before it is
+ * stopped again: a vCPU that waits for a page is not "running".
+ *
  * Under TCG the VM is not stopped: vm_stop() waits for the vCPUs, and one
  * that waits for a page cannot be interrupted.  A KVM vCPU can.
  *
@@ -28,6 +31,7 @@
 #include "qapi/qapi-types-run-state.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "system/runstate.h"
 #include "system/tcg.h"
 #include "hooks.h"
@@ -36,6 +40,8 @@
 
 /* Under the BQL: the VM is stopped, and only by us. */
 static bool stopped_by_us;
+
+static QEMUTimer *stop_again;
 
 static void memx_stop(RunState state)
 {
@@ -184,8 +190,21 @@ void memx_passive_event(const MemxEvent *e, void *opaque)
 
 static void memx_run_state_changed(void *opaque, bool running, RunState state)
 {
-    if (running) {
-        stopped_by_us = false;
+    int64_t wait_s = 0;
+    MemxBackend *b;
+
+    if (!running) {
+        return;
+    }
+    stopped_by_us = false;
+    WITH_QEMU_LOCK_GUARD(&memx_backends_lock) {
+        QTAILQ_FOREACH(b, &memx_backends, next) {
+            wait_s = b->stalled ? MAX(wait_s, b->server_timeout_s) : wait_s;
+        }
+    }
+    if (wait_s) {
+        timer_mod(stop_again,
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME) + wait_s * 1000);
     }
 }
 
@@ -196,5 +215,8 @@ void memx_user_stop(void)
 
 void memx_events_init(void)
 {
+    stop_again = aio_timer_new(iohandler_get_aio_context(),
+                               QEMU_CLOCK_REALTIME, SCALE_MS, memx_run_state,
+                               NULL);
     qemu_add_vm_change_state_handler(memx_run_state_changed, NULL);
 }

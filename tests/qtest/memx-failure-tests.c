@@ -101,6 +101,25 @@ static void test_stall_and_resume(void)
     memx_server_free(server);
 }
 
+/* Whoever starts it meanwhile finds it stopped again. */
+static void test_stall_and_cont(void)
+{
+    MemxServer *server = memx_server_new("256M", "");
+    QTestState *vm = stalled_vm(server);
+
+    qtest_qmp_assert_success(vm, "{ 'execute': 'cont' }");
+    qtest_qmp_eventwait(vm, "RESUME");
+    qtest_qmp_eventwait(vm, "STOP");
+    memx_wait_status(vm, "io-error");
+    memx_server_go_on(server);
+    wait_event(vm, "MEMX_RESUMED", NULL);
+    qtest_qmp_eventwait(vm, "RESUME");
+    memx_wait_status(vm, "running");
+    memx_verify(vm, MIB, 64 * MIB, 1);
+    memx_quit(vm);
+    memx_server_free(server);
+}
+
 /* Whoever stopped it as well finds it stopped. */
 static void test_stall_and_user_stop(void)
 {
@@ -225,5 +244,6 @@ void memx_add_failure_tests(void)
                         test_abandon);
     qtest_add_func("/memx/failure/server-killed", test_server_killed);
     qtest_add_func("/memx/failure/stall/resume", test_stall_and_resume);
+    qtest_add_func("/memx/failure/stall/cont", test_stall_and_cont);
     qtest_add_func("/memx/failure/stall/user-stop", test_stall_and_user_stop);
 }
