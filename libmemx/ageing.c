@@ -221,6 +221,7 @@ bool memx_ageing_init(MemxRegion *r, const MemxOptions *o, GError **error)
         .range = &r->range,
         .n_ranges = 1,
         .region = r,
+        .huge = r->huge,
         .uffd = r->rwp ? r->uffd : -1,
         .idle = options.idle,
     };

@@ -170,7 +170,7 @@ static void *idle_open(const MemxWatch *watch, GError **error)
     g_mutex_init(&t->lock);
     t->file = (MemxIdleFiles) { -1, -1, -1 };
     t->range = watch->range;
-    t->huge = !watch->region;
+    t->huge = watch->huge;
     if (!open_files(t, watch, error) || !check_pagemap(t, error)) {
         idle_close(t);
         return NULL;

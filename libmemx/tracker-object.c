@@ -142,7 +142,8 @@ MemxTracker *memx_tracker_new(const MemxRange *range, unsigned n,
     }
     t = object_new(range, n, chunk_bytes);
     watch = (MemxWatch) {
-        .range = t->range, .n_ranges = n, .uffd = -1, .idle = options->idle,
+        .range = t->range, .n_ranges = n, .huge = true, .uffd = -1,
+        .idle = options->idle,
     };
     if (memx_tracker_choose(&watch, options, &ops, &tracker, &why, error)) {
         t->ager = memx_ager_new(&watch, ops, tracker, why, chunk_bytes,

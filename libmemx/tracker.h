@@ -46,6 +46,7 @@ typedef struct MemxWatch {
     const MemxRange *range;         /* stay while it is watched */
     unsigned n_ranges;
     MemxRegion *region;             /* or NULL: ordinary memory */
+    bool huge;                      /* some of it may be huge pages */
     int uffd;                       /* of a region: registered with RWP, or
                                        -1 */
     const MemxIdleFiles *idle;      /* or NULL */
