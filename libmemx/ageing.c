@@ -3,9 +3,9 @@
  *
  * It has the tracker look at groups that have local pages, and tells the
  * history of all chunks, also of those that are remote: these were not touched,
- * or a fault would have told.  Pages that were prefetched are followed until
- * the tracker has seen them for a whole period; how many of them were touched
- * decides how far their kind of stream may read ahead.
+ * or a fault would have told.  Pages that were prefetched are followed
+ * (prefetched.h); how many of them were touched decides how far their kind of
+ * stream may read ahead.
  *
  * The lock is taken for a slice at a time.
  *
@@ -47,6 +47,7 @@ static bool age_want(void *opaque, MemxSlice *slice)
     for (unsigned i = 0; i < slice->n_groups; i++) {
         if (r->table.present[slice->first_group + i]) {
             slice->wanted[i / 64] |= 1ull << i % 64;
+            memx_prefetched_look(&r->prefetched, slice->first_group + i);
             any = true;
         }
     }
@@ -54,56 +55,38 @@ static bool age_want(void *opaque, MemxSlice *slice)
     return any;
 }
 
-static MemxPrefetched *prefetched_at(MemxRegion *r, uint64_t group)
-{
-    return &r->prefetched[group % MEMX_PREFETCHED];
-}
-
 void memx_prefetched_locked(MemxRegion *r, uint64_t group, uint64_t mask,
                             int direction, bool moved)
 {
-    MemxPrefetched *p = prefetched_at(r, group);
-
-    if (!direction || !r->tracked || memx_ager_knows_no_pages(r->ager)) {
-        return;
+    if (direction && r->tracked && !memx_ager_knows_no_pages(r->ager)) {
+        memx_prefetched_came(&r->prefetched, group, mask, direction,
+                             moved && memx_ager_moved_is_idle(r->ager));
     }
-    if (p->mask && p->group == group && p->direction == direction) {
-        p->mask |= mask;
-        p->looked = false;
-        p->idle &= moved && memx_ager_moved_is_idle(r->ager);
-        return;
-    }
-    *p = (MemxPrefetched) {
-        .group = group, .mask = mask, .direction = direction,
-        .idle = moved && memx_ager_moved_is_idle(r->ager),
-    };
 }
 
-/* A tracker has seen a group in which pages were prefetched. */
-static void judge_locked(MemxRegion *r, uint64_t group, uint64_t touched)
+static void judged_locked(MemxRegion *r, MemxJudged judged)
 {
-    MemxPrefetched *p = prefetched_at(r, group);
-    unsigned pages, used;
+    unsigned used = memx_mask_pages(judged.used);
+    unsigned untouched = memx_mask_pages(judged.untouched);
 
-    if (!p->mask || p->group != group) {
-        return;
+    if (used + untouched) {
+        r->count.prefetch_judged += used + untouched;
+        r->count.prefetch_untouched += untouched;
+        memx_streams_judge(&r->streams, judged.direction, used + untouched,
+                           used);
     }
-    if (p->idle) {
-        p->used |= touched & p->mask;
-    }
-    p->idle = true; /* from now on */
-    if (!p->looked) {
-        p->looked = true;
-        return;
-    }
-    /* What has been evicted meanwhile nobody knows. */
-    p->mask &= r->table.present[group];
-    pages = memx_mask_pages(p->mask);
-    used = memx_mask_pages(p->used & p->mask);
-    r->count.prefetch_judged += pages;
-    r->count.prefetch_untouched += pages - used;
-    memx_streams_judge(&r->streams, p->direction, pages, used);
-    p->mask = 0;
+}
+
+bool memx_prefetched_peeks_locked(MemxRegion *r, uint64_t group)
+{
+    return r->tracked && memx_prefetched_asks(&r->prefetched, group);
+}
+
+void memx_prefetched_left_locked(MemxRegion *r, uint64_t group, uint64_t left,
+                                 uint64_t touched, uint64_t known)
+{
+    judged_locked(r, memx_prefetched_left(&r->prefetched, group, left,
+                                          touched, known));
 }
 
 /* What is known of a chunk, from the groups of the slice that are its. */
@@ -129,12 +112,16 @@ static Chunk chunk_locked(MemxRegion *r, const MemxSlice *slice, bool looked,
             continue;
         }
         c.looked = true;
-        if (!(slice->skipped[i / 64] >> i % 64 & 1)) {
+        if (slice->skipped[i / 64] >> i % 64 & 1) {
+            memx_prefetched_skipped(&r->prefetched, g);
+        } else {
             c.known = true;
             c.touched |= slice->touched[i] != 0;
             found->touched_pages += memx_mask_pages(slice->touched[i]);
             found->touched_groups += slice->touched[i] != 0;
-            judge_locked(r, g, slice->touched[i]);
+            judged_locked(r, memx_prefetched_looked(
+                &r->prefetched, g, r->table.present[g], slice->touched[i],
+                slice->blind[i], !slice->out_of_turn));
         }
     }
     return c;

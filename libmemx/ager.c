@@ -184,6 +184,7 @@ static void slice_at(const MemxAger *a, uint64_t index, MemxSlice *slice)
     memset(slice->wanted, 0, words * sizeof(slice->wanted[0]));
     memset(slice->skipped, 0, words * sizeof(slice->skipped[0]));
     memset(slice->touched, 0, slice->n_groups * sizeof(slice->touched[0]));
+    memset(slice->blind, 0, slice->n_groups * sizeof(slice->blind[0]));
     slice->arm_pages = a->arm_pages;
     slice->faults = 0;
     slice->out_of_turn = out_of_turn(a);
@@ -219,12 +220,12 @@ static void look(MemxAger *a, uint64_t index, MemxPace *pace,
     slice_at(a, index, &slice);
     slice.pace = pace;
     wanted = a->client->want(a->opaque, &slice);
-    if (wanted && a->ops) {
-        atomic_fetch_add(&a->slices_now, 1);
+    if (a->ops && (wanted || a->ops->every_slice)) {
+        atomic_fetch_add(&a->slices_now, wanted);
         if (!harvest(a, &slice)) {
             return;
         }
-        looked = a->armed;
+        looked = a->armed && wanted;
         *faults += slice.faults;
     }
     if (a->armed || !a->ops) {
@@ -497,6 +498,14 @@ bool memx_ager_knows_no_pages(const MemxAger *a)
 bool memx_ager_moved_is_idle(const MemxAger *a)
 {
     return a->ops && a->ops->moved_is_idle;
+}
+
+uint64_t memx_ager_peek(MemxAger *a, unsigned range, uint64_t group,
+                        uint64_t *known)
+{
+    *known = 0;
+    return a->ops && a->ops->peek
+           ? a->ops->peek(a->tracker, range, group, known) : 0;
 }
 
 void memx_ager_silence(MemxAger *a)

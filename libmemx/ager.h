@@ -92,6 +92,10 @@ void memx_ager_await_paused(MemxAger *ager);
 /* The guest gives pages back. */
 void memx_ager_discard(MemxAger *ager, unsigned range, uint64_t offset,
                        uint64_t bytes);
+/* What of a group was touched since the last look, of those pages of which that
+ * is known.  Changes nothing. */
+uint64_t memx_ager_peek(MemxAger *ager, unsigned range, uint64_t group,
+                        uint64_t *known);
 /* Wakes a tracker that waits.  Fault path. */
 void memx_ager_ring(MemxAger *ager);
 void memx_ager_set(MemxAger *ager, unsigned period_ms, unsigned cpu_percent);

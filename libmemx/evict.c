@@ -172,13 +172,14 @@ uint64_t memx_move_back(MemxRegion *r, MemxSlot *slot, uint64_t mask)
 
 MemxSlot *memx_evict_take(MemxRegion *r)
 {
-    uint64_t mask, moved, g;
+    uint64_t mask, moved, g, touched = 0, known = 0;
+    bool wanted, peeks;
     MemxSlot *slot;
     uint32_t c;
-    bool wanted;
 
     g_mutex_lock(&r->lock);
     slot = choose(r);
+    peeks = slot && memx_prefetched_peeks_locked(r, slot->group);
     g_mutex_unlock(&r->lock);
     if (!slot) {
         return NULL;
@@ -187,6 +188,9 @@ MemxSlot *memx_evict_take(MemxRegion *r)
     g = slot->group;
     c = memx_chunk_of_group(&r->table, g);
     mask = slot->mask; /* still so: the chunk is exclusive */
+    if (peeks) {
+        touched = memx_ager_peek(r->ager, 0, g, &known);
+    }
     moved = memx_move_pages(r, slot->base, memx_group_hva(r, g), mask,
                        MEMX_MOVE_DONTWAKE);
 
@@ -198,6 +202,7 @@ MemxSlot *memx_evict_take(MemxRegion *r)
     slot->staged = slot->frames = moved;
     slot->state = MEMX_SLOT_STAGED;
     r->count.evicted += memx_mask_pages(moved);
+    memx_prefetched_left_locked(r, g, moved, touched, known);
     r->count.busy += memx_mask_pages(mask & ~moved);
     if (mask & ~moved) {
         memx_history_touch(&r->history, c); /* in use: another one first */

@@ -51,6 +51,7 @@
 #include "page-hash.h"
 #include "page-table.h"
 #include "peer.h"
+#include "prefetched.h"
 #include "staging.h"
 #include "streams.h"
 #include "trace.h"
@@ -187,17 +188,6 @@ typedef struct MemxPrefetch {
     int direction;          /* of the stream; 0: of none */
 } MemxPrefetch;
 
-/* Pages that were prefetched, until a tracker has told what came of them. */
-#define MEMX_PREFETCHED 512
-typedef struct MemxPrefetched {
-    uint64_t group;
-    uint64_t mask;          /* 0: nothing here */
-    uint64_t used;          /* touched */
-    int direction;
-    bool idle;              /* what is touched shows from the beginning */
-    bool looked;            /* once; the next time decides */
-} MemxPrefetched;
-
 /* Something that an API thread asks of the store thread. */
 typedef struct MemxControl {
     unsigned server;
@@ -312,7 +302,7 @@ struct MemxRegion {
     uint64_t warm_at;       /* and what is in use, after a migration */
     uint64_t faults_at_age, evicted_at_age;
     uint32_t entered;       /* chunks, since it was aged */
-    MemxPrefetched prefetched[MEMX_PREFETCHED];
+    MemxPrefetched prefetched;
     MemxSide side;
     uint16_t tell_opcode;   /* what servers that aren't told must hear */
     uint8_t session_id[MEMX_ID_BYTES];
@@ -563,6 +553,11 @@ void memx_ageing_stats(MemxRegion *r, MemxTrackerStats *stats); /* Unlocked. */
 /* Pages came by prefetch: the tracker is to tell whether they are touched. */
 void memx_prefetched_locked(MemxRegion *r, uint64_t group, uint64_t mask,
                             int direction, bool moved);
+/* A group is to be evicted: ask the tracker before?  (memx_ager_peek().)  Then
+ * pages of it left; what was touched is known of @known. */
+bool memx_prefetched_peeks_locked(MemxRegion *r, uint64_t group);
+void memx_prefetched_left_locked(MemxRegion *r, uint64_t group, uint64_t left,
+                                 uint64_t touched, uint64_t known);
 
 /* keeper.c */
 void *memx_keeper_thread(void *region);

@@ -44,6 +44,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #include "pagemap-abi.h"
+#include "staging.h"
 #include "tracker.h"
 #include "uffd.h"
 
@@ -51,10 +52,12 @@
 #define GROUPS_AT_ONCE 64u  /* 16 MiB: no huge page is cut in two */
 #define HUGE_PAGES 512      /* of 4 KiB, in one */
 
+typedef _Atomic uint64_t Word;
+
 typedef struct Rwp {
     const MemxRange *range;
     unsigned n_ranges;
-    uint64_t **open;    /* of each range: a word of pages a group */
+    Word **open;        /* of each range: a word of pages a group */
     atomic_uint turn;   /* where to begin in a group; any value will do */
     int uffd;
     bool own;           /* the descriptor is */
@@ -72,7 +75,7 @@ static void rwp_close(void *opaque)
 
     for (unsigned i = 0; i < t->n_ranges; i++) {
         if (t->open[i]) {
-            munmap(t->open[i], groups_of(&t->range[i]) * sizeof(uint64_t));
+            munmap(t->open[i], groups_of(&t->range[i]) * sizeof(Word));
         }
     }
     g_free(t->open);
@@ -114,9 +117,9 @@ static bool rwp_register(Rwp *t, const MemxWatch *watch, GError **error)
 /* Taken as it is used: a word for 256 KiB. */
 static bool map_open(Rwp *t, GError **error)
 {
-    t->open = g_new0(uint64_t *, t->n_ranges);
+    t->open = g_new0(Word *, t->n_ranges);
     for (unsigned i = 0; i < t->n_ranges; i++) {
-        void *map = mmap(NULL, groups_of(&t->range[i]) * sizeof(uint64_t),
+        void *map = mmap(NULL, groups_of(&t->range[i]) * sizeof(Word),
                          PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -265,7 +268,7 @@ static void span_add(Rwp *t, Span *span, uint8_t *start, uint8_t *end,
 static void rwp_run(Rwp *t, MemxSlice *slice, unsigned first, unsigned n)
 {
     const MemxRange *range = &t->range[slice->range];
-    uint64_t *open = t->open[slice->range] + slice->first_group;
+    Word *open = t->open[slice->range] + slice->first_group;
     uint64_t huge[MEMX_SLICE_WORDS] = { 0 }, huge_pages = 0;
     Span span = { NULL, NULL };
     bool whole = true; /* nothing was left open in the group before */
@@ -281,7 +284,8 @@ static void rwp_run(Rwp *t, MemxSlice *slice, unsigned first, unsigned n)
         bool is_huge = huge[g / 64] >> g % 64 & 1;
         unsigned from, to;
 
-        slice->touched[g] &= ~open[g];
+        slice->blind[g] = accessed & open[g];
+        slice->touched[g] &= ~slice->blind[g];
         *(is_huge ? &huge_pages : &slice->faults) +=
             memx_mask_pages(slice->touched[g]);
         chosen = choose(accessed, is_huge ? MEMX_GROUP_PAGES
@@ -298,12 +302,25 @@ static void rwp_run(Rwp *t, MemxSlice *slice, unsigned first, unsigned n)
     slice->faults += (huge_pages + HUGE_PAGES - 1) / HUGE_PAGES;
 }
 
+/* Nothing of these groups is there: what comes is protected. */
+static void forget(Rwp *t, const MemxSlice *slice)
+{
+    Word *open = t->open[slice->range] + slice->first_group;
+
+    for (unsigned g = 0; g < slice->n_groups; g++) {
+        if (open[g] && !memx_slice_wanted(slice, g)) {
+            open[g] = 0;
+        }
+    }
+}
+
 static void rwp_harvest(void *opaque, MemxSlice *slice, int wake_fd,
                         uint64_t dwell_ns)
 {
     Rwp *t = opaque;
     unsigned at = 0, first, n;
 
+    forget(t, slice);
     while (memx_slice_run(slice, &at, &first, &n)) {
         for (unsigned k; n; first += k, n -= k) {
             k = MIN(n, GROUPS_AT_ONCE);
@@ -314,12 +331,43 @@ static void rwp_harvest(void *opaque, MemxSlice *slice, int wake_fd,
     atomic_fetch_add(&t->turn, 7); /* no pattern that a guest has */
 }
 
+static uint64_t rwp_peek(void *opaque, unsigned range, uint64_t group,
+                         uint64_t *known)
+{
+    Rwp *t = opaque;
+    uint64_t start = (uintptr_t)t->range[range].base + group * MEMX_GROUP_BYTES;
+    struct page_region vec[MEMX_GROUP_PAGES / 2];
+    struct pm_scan_arg arg = {
+        .size = sizeof(arg),
+        .start = start,
+        .end = start + MIN(MEMX_GROUP_BYTES, t->range[range].bytes -
+                                             group * MEMX_GROUP_BYTES),
+        .vec = (uintptr_t)vec,
+        .vec_len = G_N_ELEMENTS(vec), /* others lie between them */
+        .category_mask = PAGE_IS_PRESENT | PAGE_IS_ACCESSED,
+        .return_mask = PAGE_IS_PRESENT | PAGE_IS_ACCESSED,
+    };
+    uint64_t open = t->open[range][group], accessed = 0;
+    int got = ioctl(t->pagemap_fd, PAGEMAP_SCAN, &arg);
+
+    for (int i = 0; i < got; i++) {
+        unsigned first = (vec[i].start - start) / MEMX_PAGE_BYTES;
+        unsigned end = (vec[i].end - start) / MEMX_PAGE_BYTES;
+
+        accessed |= memx_run_mask(first, end - first);
+    }
+    *known = got < 0 || arg.walk_end < arg.end ? 0 : ~(open & accessed);
+    return accessed & *known;
+}
+
 const MemxTrackerOps memx_tracker_rwp = {
     .kind = MEMX_TRACKER_RWP,
     .regions = true,
     .ordinary = true,
+    .every_slice = true,
     .moved_is_idle = true,
     .open = rwp_open,
     .harvest = rwp_harvest,
+    .peek = rwp_peek,
     .close = rwp_close,
 };

@@ -38,6 +38,8 @@ typedef struct MemxSlice {
     /* The answer. */
     uint64_t touched[MEMX_SLICE_GROUPS_MAX]; /* a bit a page */
     uint64_t skipped[MEMX_SLICE_WORDS_MAX]; /* groups of which nothing is known */
+    uint64_t blind[MEMX_SLICE_GROUPS_MAX]; /* pages that weren't watched, of
+                               groups that were: touched or not */
     uint64_t faults;                /* of the guest, that this look caused */
 } MemxSlice;
 
@@ -58,6 +60,7 @@ typedef struct MemxTrackerOps {
     bool asked_only;    /* never by AUTO */
     bool serial;        /* one slice at a time */
     bool large_slices;  /* as large as can be */
+    bool every_slice;   /* looks at all of them, also where nothing is wanted */
     bool waits;         /* harvest() may take long without using a CPU */
     bool blurred;       /* doesn't tell single pages from their neighbours */
     uint64_t fault_ns;  /* of a CPU, for each of its faults; 0: as one that the
@@ -73,6 +76,11 @@ typedef struct MemxTrackerOps {
      * come back soon.  @dwell_ns: how long it may take, if it waits. */
     void (*harvest)(void *tracker, MemxSlice *slice, int wake_fd,
                     uint64_t dwell_ns);
+    /* Which pages of a group were touched since the last look, of those @known
+     * to show it; as harvest(), but nothing begins anew.  Any thread.  NULL: it
+     * can't tell. */
+    uint64_t (*peek)(void *tracker, unsigned range, uint64_t group,
+                     uint64_t *known);
     /* What it has away of [offset, offset + bytes), and what is there, goes.
      * NULL: it has nothing away, or others see to that.  Any thread. */
     void (*discard)(void *tracker, unsigned range, uint64_t offset,

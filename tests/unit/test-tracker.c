@@ -200,49 +200,6 @@ static void test_region_scan(gconstpointer kind)
     server_process_free(server);
 }
 
-/* What a reader left behind when it stopped is seen to be of no use, and what it
- * went on to read to be of use. */
-static void test_region_prefetch(gconstpointer kind)
-{
-    ServerProcess *server = server_process_new("80M");
-    uint64_t n = 64 * MIB / PAGE_BYTES;
-    MemxRegion *r = region_or_skip(GPOINTER_TO_UINT(kind), server, 64 * MIB,
-                                   16 * MIB);
-    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
-    MemxStats stats = { 0 };
-
-    if (r) {
-        uint8_t *base = memx_region_base(r);
-
-        for (uint64_t page = 0; page < n; page++) {
-            pattern_write(base, page, 1);
-        }
-        /* Some may be evicted before it is known: again, elsewhere. */
-        for (uint64_t at = 0; !stats.prefetch_untouched_pages ||
-             stats.prefetch_untouched_pages == stats.prefetch_judged_pages;
-             at = (at + 4096) % (n - 4096)) {
-            uint64_t periods = stats.tracking.periods + 4;
-
-            g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-            read_pages(base, at, at + 700);
-            do {
-                g_usleep(POLL_US);
-                memx_region_stats(r, &stats);
-                g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-            } while (stats.tracking.periods < periods);
-        }
-        g_test_message("%" G_GUINT64_FORMAT " pages prefetched, %"
-                       G_GUINT64_FORMAT " judged, %" G_GUINT64_FORMAT
-                       " untouched", stats.prefetched_pages,
-                       stats.prefetch_judged_pages,
-                       stats.prefetch_untouched_pages);
-        g_assert_cmpuint(stats.prefetch_judged_pages, <=,
-                         stats.prefetched_pages);
-    }
-    memx_region_free(r);
-    server_process_free(server);
-}
-
 /* A region ends while a reader's prefetch is under way: what comes in then is
  * still told to its tracker. */
 static void test_region_ends(gconstpointer kind)
@@ -922,9 +879,6 @@ int main(int argc, char **argv)
         add("keeps-every-byte", kinds[i], test_region_keeps_every_byte);
         add("scan", kinds[i], test_region_scan);
         add("ends", kinds[i], test_region_ends);
-        if (kinds[i] != MEMX_TRACKER_SAMPLE) { /* knows chunks only */
-            add("prefetch", kinds[i], test_region_prefetch);
-        }
         add("object-small-pages", kinds[i], test_object_small_pages);
         add("object-huge-pages", kinds[i], test_object_huge_pages);
     }
