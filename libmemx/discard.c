@@ -95,8 +95,11 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
         memx_worker_ring(&r->store);
     }
     g_mutex_unlock(&r->lock);
-    /* Also whoever was left waiting for a server: it needs none any more. */
-    if (wanted || left) {
+    if (left) {
+        /* Whoever was left waiting for a server may need none any more: who
+         * still does is counted anew. */
+        memx_wake_all(r);
+    } else if (wanted) {
         memx_wake_chunk(r, c);
     }
     return err;

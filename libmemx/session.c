@@ -35,6 +35,17 @@ static int hindering_server(MemxRegion *r)
     return server;
 }
 
+/* Who was woken, and still waits, has come again by the next time. */
+static void nobody_check_locked(MemxServer *s)
+{
+    bool nobody = !s->dropped && !s->faults && !s->waited_in;
+
+    if (nobody && s->nobody) {
+        s->waiting_since_ns = 0;
+    }
+    s->nobody = nobody;
+}
+
 static void stall_check_locked(MemxRegion *r, uint64_t now)
 {
     uint64_t since = r->starved_since_ns;
@@ -42,6 +53,7 @@ static void stall_check_locked(MemxRegion *r, uint64_t now)
     int server = -1;
 
     for (unsigned i = 0; i < r->n_servers; i++) {
+        nobody_check_locked(&r->server[i]);
         since = r->server[i].waiting_since_ns;
         if (since && now > since && now - since > oldest_ns) {
             oldest_ns = now - since;

@@ -279,6 +279,28 @@ static void test_clock(Fixture *f, gconstpointer unused)
     }
 }
 
+/* Whoever waits for a server that is gone needs it no more. */
+static void test_discarded(Fixture *f, gconstpointer unused)
+{
+    MemxRegion *r = f->region;
+    MemxStats stats;
+    GThread *thread;
+    uint64_t g;
+
+    server_process_kill(f->server);
+    g_mutex_lock(&r->lock);
+    g = remote_group_locked(r, 0);
+    g_mutex_unlock(&r->lock);
+    thread = g_thread_new("reader", read_page, f->base + g * 64 * PAGE_BYTES);
+    await_stats(r, &stats, has_waiting, 0);
+    g_assert_cmpint(memx_region_discard(r, g * 64 * PAGE_BYTES, PAGE_BYTES),
+                    ==, 0);
+    g_assert_null(g_thread_join(thread)); /* zeros */
+    await(r, nobody_waits, 0, 0);
+    memx_region_stats(r, &stats);
+    g_assert_cmpuint(stats.faults_waiting, ==, 0);
+}
+
 static gint came;
 
 static void *read_and_tell(void *opaque)
@@ -369,6 +391,8 @@ int main(int argc, char **argv)
         test_not_overwritten);
     ADD("silent-server", MEMX_KEEP_COPIES_AUTO, test_silent_server);
     ADD("clock-stops", MEMX_KEEP_COPIES_AUTO, test_clock);
+    ADD("discarded-while-somebody-waits", MEMX_KEEP_COPIES_AUTO,
+        test_discarded);
     ADD("freed-while-somebody-waits", MEMX_KEEP_COPIES_AUTO, test_freed);
     ADD("streams-without-room", MEMX_KEEP_COPIES_OFF,
         test_streams_without_room);
