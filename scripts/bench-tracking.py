@@ -159,9 +159,9 @@ def main():
             complete &= run_lab(args, kernel, trackers, scratch, say)
     results = collect(scratch)
     judged, costs = judge_all(results)
-    scan_ms = figures.read_scan_ms(os.path.join(RESULTS, "scale.json"))
+    age_ms = figures.read_age_ms(os.path.join(RESULTS, "scale.json"))
     result = {
-        "figures": figures.figures(judged, costs, scan_ms),
+        "figures": figures.figures(judged, costs, age_ms),
         "limits": {key: {"must": must, "sense": sense}
                    for key, (_, _, sense, must) in figures.LIMITS.items()},
         "runs": judged, "costs": costs, "seconds": round(time.time() - began),

@@ -28,7 +28,7 @@ LIMITS = {
     "cost_pct": ("cost at the default period, % of a CPU per vCPU",
                  ("idle", "damon"), "<", 1),
     "cost_pct_faulting": ("the same", ("rwp", "sample"), "<", 2),
-    "scan_ms": ("a period's end for 2 TiB (memx-bench scale), ms",
+    "age_ms": ("a period's end for 2 TiB (memx-bench scale), ms",
                 (), "<", 60),
 }
 
@@ -184,7 +184,7 @@ def _worst(values, sense):
     return round(min(values) if sense == ">" else max(values), 4)
 
 
-def figures(judged, costs, scan_ms):
+def figures(judged, costs, age_ms):
     """{key: {tracker: the worst of its percentages}}"""
     def of(pattern, tracker, value, percents=plan.PERCENTS):
         return [value(one) for one in judged
@@ -206,14 +206,14 @@ def figures(judged, costs, scan_ms):
                 values = of(key.split("_", maxsplit=1)[0], tracker,
                             lambda one: one["kept"])
             found[key][tracker] = _worst(values, sense)
-    found["scan_ms"] = {"": scan_ms}
+    found["age_ms"] = {"": age_ms}
     return found
 
 
-def read_scan_ms(path):
+def read_age_ms(path):
     """Of memx-bench scale, if it has been measured here."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)["scan_ms"]
+            return json.load(file)["age_ms"]
     except (OSError, KeyError, ValueError):
         return None

@@ -20,7 +20,7 @@ KEYS = {
     "touch": ["ratio", "sparse_bytes_ratio"],
     "random": ["ops_ratio"],
     "threads": ["ratio"],
-    "scale": ["table_bytes", "scan_ms", "split_ms", "victim_us"],
+    "scale": ["table_bytes", "age_ms", "split_ms", "victim_us"],
 }
 # Without --all only these: they have all kinds of keys, and all that is to be
 # undone afterwards.
