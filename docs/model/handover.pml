@@ -366,7 +366,11 @@ end:
     /* Cancelled, or something failed, before the stream's last byte. */
     :: atomic { fault && (src == DRAINS || src == OFFERS) ->
         spend; source_runs() }
-    :: atomic { src == OFFERS && offered[0] && offered[1] ->
+    :: atomic { src == OFFERS && offered[0] &&
+#ifndef BREAK_OFFER
+                offered[1] &&
+#endif
+                true ->
         src = SENT; stream[current]!1 }
     /* The destination will not. */
     :: atomic { src == SENT && shut_error[current] && idle(LS(0)) ->
