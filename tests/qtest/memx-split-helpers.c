@@ -279,17 +279,18 @@ char *split_session(QTestState *vm)
     return session;
 }
 
+bool split_is_in_phase(QTestState *vm, const char *phase)
+{
+    QDict *split = query_split(vm);
+    bool is = split && g_str_equal(qdict_get_str(split, "phase"), phase);
+
+    qobject_unref(split);
+    return is;
+}
+
 void split_wait_phase(QTestState *vm, const char *phase)
 {
-    bool reached = false;
-
-    memx_wait_until(({
-        QDict *split = query_split(vm);
-
-        reached = split && g_str_equal(qdict_get_str(split, "phase"), phase);
-        qobject_unref(split);
-        reached;
-    }));
+    memx_wait_until(split_is_in_phase(vm, phase));
 }
 
 static bool is_ended(const char *status)

@@ -64,6 +64,7 @@ void split_assert_runs(QTestState *vm);
 uint64_t split_number(QTestState *vm, const char *name);
 char *split_session(QTestState *vm);
 bool split_is_up(QTestState *vm, unsigned server);
+bool split_is_in_phase(QTestState *vm, const char *phase);
 void split_wait_phase(QTestState *vm, const char *phase);
 
 /* Waits until query-migrate says so, with @expected in its error. */
@@ -82,10 +83,11 @@ void split_wait_dropped(const MemxServer *server);
 unsigned split_wait_orphaned(const MemxServer *server);
 
 /* memx-split-tests.c, memx-split-failure-tests.c, memx-split-refusal-tests.c,
- * memx-split-hosts-tests.c */
+ * memx-split-hosts-tests.c, memx-split-memory-tests.c */
 void memx_add_split_tests(void);
 void memx_add_split_hosts_tests(void);
 void memx_add_split_failure_tests(void);
 void memx_add_split_refusal_tests(void);
+void memx_add_split_memory_tests(void);
 
 #endif
