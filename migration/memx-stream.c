@@ -201,10 +201,14 @@ static bool get_setup(QEMUFile *f, Error **errp)
     uint8_t session[MEMX_SESSION_BYTES];
     uint64_t bytes, main_bytes, chunk_bytes;
     char name[256];
+    bool named;
     uint32_t n;
 
     qemu_get_buffer(f, session, sizeof(session));
     n = qemu_get_be32(f);
+    if (qemu_file_get_error(f)) {
+        return true;            /* the caller's to tell */
+    }
     if (n > BLOCKS_MAX || !n) {
         error_setg(errp, "%u blocks of split memory", n);
         return false;
@@ -213,15 +217,16 @@ static bool get_setup(QEMUFile *f, Error **errp)
         return false;
     }
     for (; n; n--) {
-        if (!qemu_get_counted_string(f, name)) {
-            error_setg(errp, "a block of split memory without a name");
-            return false;
-        }
+        named = qemu_get_counted_string(f, name);
         bytes = qemu_get_be64(f);
         main_bytes = qemu_get_be64(f);
         chunk_bytes = qemu_get_be64(f);
         if (qemu_file_get_error(f)) {
-            return true;        /* the caller's to tell */
+            return true;
+        }
+        if (!named) {
+            error_setg(errp, "a block of split memory without a name");
+            return false;
         }
         if (!memx_arrival_block(name, bytes, main_bytes, chunk_bytes, errp)) {
             return false;
@@ -236,13 +241,16 @@ static bool get_record(QEMUFile *f, Error **errp)
     uint32_t bytes = qemu_get_be32(f);
     g_autofree uint8_t *record = NULL;
 
+    if (qemu_file_get_error(f)) {
+        return true;            /* the caller's to tell */
+    }
     if (!bytes || bytes > MEMX_SPLIT_RECORD_MAX) {
         error_setg(errp, "a record of %u bytes", bytes);
         return false;
     }
     record = g_malloc(bytes);
     if (qemu_get_buffer(f, record, bytes) != bytes) {
-        return true;            /* the caller's to tell */
+        return true;
     }
     return memx_arrival_add_record(block, record, bytes, errp);
 }
@@ -250,8 +258,12 @@ static bool get_record(QEMUFile *f, Error **errp)
 static int load_state(QEMUFile *f, void *opaque, int version_id)
 {
     Error *err = NULL;
-    bool ok = true;
+    bool ok = version_id == VERSION;
 
+    if (!ok) {                  /* QEMU itself refuses what is newer */
+        error_setg(&err, "version %d of the section 'memx': this QEMU knows "
+                   "%d", version_id, VERSION);
+    }
     while (ok) {
         uint8_t kind = qemu_get_byte(f);
         int ret = qemu_file_get_error(f);

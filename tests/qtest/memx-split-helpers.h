@@ -83,11 +83,13 @@ void split_wait_dropped(const MemxServer *server);
 unsigned split_wait_orphaned(const MemxServer *server);
 
 /* memx-split-tests.c, memx-split-failure-tests.c, memx-split-refusal-tests.c,
- * memx-split-hosts-tests.c, memx-split-memory-tests.c */
+ * memx-split-hosts-tests.c, memx-split-memory-tests.c,
+ * memx-split-stream-tests.c */
 void memx_add_split_tests(void);
 void memx_add_split_hosts_tests(void);
 void memx_add_split_failure_tests(void);
 void memx_add_split_refusal_tests(void);
 void memx_add_split_memory_tests(void);
+void memx_add_split_stream_tests(void);
 
 #endif

@@ -442,6 +442,7 @@ int main(int argc, char **argv)
     memx_add_split_refusal_tests();
     memx_add_split_hosts_tests();
     memx_add_split_memory_tests();
+    memx_add_split_stream_tests();
     ret = g_test_run();
     migration_env_clean(env);
     return ret;
