@@ -546,7 +546,8 @@ MEMX_API MemxArrival *memx_arrival_new(const MemxOptions *options,
 MEMX_API bool memx_arrival_record(MemxArrival *arrival, const void *record,
                                   size_t bytes, GError **error);
 /* All records are there, and all memory of the stream.  Frees @arrival, on
- * failure too (with the memory as it was, and the spaces the source's). */
+ * failure too: the spaces stay the source's; of the memory, what the records
+ * don't say to have come by the stream may have been given back. */
 MEMX_API MemxRegion *memx_arrival_finish(MemxArrival *arrival,
                                          GError **error);
 MEMX_API void memx_arrival_free(MemxArrival *arrival);
