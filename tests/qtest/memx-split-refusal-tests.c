@@ -5,6 +5,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 #include "qemu/osdep.h"
+#include <glib/gstdio.h>
+#include <sys/mman.h>
 #include "block/qdict.h"
 #include "qobject/qjson.h"
 #include "qapi/error.h"
@@ -18,28 +20,37 @@
 
 static void test_capabilities(void)
 {
-    static const char *const conflicts[] = {
-        "postcopy-ram", "mapped-ram", "background-snapshot",
-        "x-ignore-shared", "rdma-pin-all",
+    static const struct {
+        const char *name;
+        bool needs_more;        /* of QEMU or the host, to be switched on */
+    } conflicts[] = {
+        { "postcopy-ram" }, { "mapped-ram" }, { "x-ignore-shared" },
+        { "x-colo" }, { "rdma-pin-all" }, { "background-snapshot", true },
+        { "zero-copy-send", true },
     };
     QTestState *vm = memx_plain_vm("-m 32M");
     unsigned i;
 
-    migrate_set_capability(vm, "split-migration", true);
     for (i = 0; i < G_N_ELEMENTS(conflicts); i++) {
-        memx_assert_error(vm, "split-migration and",
+        const char *name = conflicts[i].name;
+        g_autofree char *said = g_strdup_printf("split-migration and %s "
+                                                "exclude each other", name);
+
+        migrate_set_capability(vm, "split-migration", true);
+        memx_assert_error(vm, said,
             "{ 'execute': 'migrate-set-capabilities', 'arguments': {"
             "  'capabilities': [ { 'capability': %s, 'state': true } ] } }",
-            conflicts[i]);
-    }
-    migrate_set_capability(vm, "split-migration", false);
-    for (i = 0; i < 2; i++) {
-        migrate_set_capability(vm, conflicts[i], true);
-        memx_assert_error(vm, conflicts[i],
+            name);
+        migrate_set_capability(vm, "split-migration", false);
+        if (conflicts[i].needs_more) {
+            continue;
+        }
+        migrate_set_capability(vm, name, true);
+        memx_assert_error(vm, said,
             "{ 'execute': 'migrate-set-capabilities', 'arguments': {"
             "  'capabilities': [ { 'capability': 'split-migration',"
             "                      'state': true } ] } }");
-        migrate_set_capability(vm, conflicts[i], false);
+        migrate_set_capability(vm, name, false);
     }
     memx_quit(vm);
 }
@@ -105,18 +116,36 @@ static const BadMigration bad_migrations[] = {
     { "file", "'split-warm-up': 0", "is in a file",
       "-m 64M -object memory-backend-memfd,id=m0,size=64M,share=off "
       "-machine memory-backend=m0" },
+    { "huge-pages", "'split-warm-up': 0", "is in huge pages",
+      "-m 64M,slots=1,maxmem=256M -device pc-dimm,memdev=m0 "
+      "-object memory-backend-memfd,id=m0,size=64M,share=off,hugetlb=on,"
+      "reserve=off" },
     { "mode", "'mode': 'cpr-reboot'", "mode 'normal'" },
 };
+
+static bool have_hugetlb(void)
+{
+    int fd = memfd_create("memx-qtest", MFD_CLOEXEC | MFD_HUGETLB);
+
+    close(fd);
+    return fd >= 0;
+}
 
 static void test_bad_migration(const void *opaque)
 {
     const BadMigration *bad = opaque;
-    QTestState *vm = memx_plain_vm(bad->args ?: "-m 64M");
     g_autofree char *json = g_strdup_printf("{ %s }", bad->json);
-    QDict *parameters = qdict_from_jsonf_nofail(
-        "{ 'split-hosts': 'a:1,[::1]:2', 'split-local-size': 33554432 }");
-    QDict *more = qobject_to(QDict, qobject_from_json(json, &error_abort));
+    QDict *parameters, *more;
+    QTestState *vm;
 
+    if (bad->args && strstr(bad->args, "hugetlb") && !have_hugetlb()) {
+        g_test_skip("this kernel has no hugetlb");
+        return;
+    }
+    vm = memx_plain_vm(bad->args ?: "-m 64M");
+    parameters = qdict_from_jsonf_nofail(
+        "{ 'split-hosts': 'a:1,[::1]:2', 'split-local-size': 33554432 }");
+    more = qobject_to(QDict, qobject_from_json(json, &error_abort));
     qdict_join(parameters, more, true);
     qobject_unref(more);
     migrate_set_capability(vm, "split-migration", true);
@@ -129,18 +158,65 @@ static void test_bad_migration(const void *opaque)
     memx_quit(vm);
 }
 
-/* A file can't take a VM over. */
-static void test_no_answer(const void *to)
+/* One that could migrate. */
+static QTestState *good_source(void)
 {
-    g_autofree char *file = memx_tmp_path("stream");
-    g_autofree char *uri = g_strdup_printf(to, file);
     QTestState *vm = memx_plain_vm("-m 64M");
 
     migrate_set_capability(vm, "split-migration", true);
     migrate_set_parameter_str(vm, "split-hosts", "127.0.0.1:1");
     migrate_set_parameter_int(vm, "split-local-size", 32 * MIB);
-    memx_assert_error(vm, "needs a destination that answers",
-        "{ 'execute': 'migrate', 'arguments': { 'uri': %s } }", uri);
+    return vm;
+}
+
+/* A file can't take a VM over. */
+static void test_no_answer(const void *opaque)
+{
+    const char *transport = opaque;
+    g_autofree char *said = g_strdup_printf(
+        "split-migration needs a destination that answers: use tcp: or unix:, "
+        "not %s:", transport);
+    QTestState *vm = good_source();
+
+    if (g_str_equal(transport, "file")) {
+        g_autofree char *uri = memx_tmp_path("stream");
+
+        memx_assert_error(vm, said,
+            "{ 'execute': 'migrate', 'arguments': { 'channels': [ {"
+            "  'channel-type': 'main', 'addr': { 'transport': 'file',"
+            "    'filename': %s, 'offset': 0 } } ] } }", uri);
+    } else if (g_str_equal(transport, "exec")) {
+        memx_assert_error(vm, said, "{ 'execute': 'migrate',"
+                          "  'arguments': { 'uri': 'exec:cat' } }");
+    } else {                    /* also where it was left out of QEMU */
+        memx_assert_error(vm, said,
+            "{ 'execute': 'migrate', 'arguments': { 'channels': [ {"
+            "  'channel-type': 'main', 'addr': { 'transport': 'rdma',"
+            "    'host': '127.0.0.1', 'port': '1' } } ] } }");
+    }
+    memx_wait_status(vm, "running");
+    memx_quit(vm);
+}
+
+/* Of a descriptor that is known only later.  (QEMU says first that it can't be
+ * read.) */
+static void test_no_socket(void)
+{
+    g_autofree char *path = memx_tmp_path("stream");
+    int fd = g_open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+    QTestState *vm = good_source();
+    QDict *answer;
+
+    g_assert_cmpint(fd, >=, 0);
+    qtest_qmp_fds_assert_success(vm, &fd, 1,
+        "{ 'execute': 'getfd', 'arguments': { 'fdname': 'stream' } }");
+    close(fd);
+    qtest_qmp_assert_success(vm,
+        "{ 'execute': 'migrate', 'arguments': { 'uri': 'fd:stream' } }");
+    split_wait_failed(vm, "");
+    answer = migrate_query(vm);
+    g_assert_false(qdict_haskey(answer, "split")); /* it has not begun */
+    qobject_unref(answer);
     memx_wait_status(vm, "running");
     memx_quit(vm);
 }
@@ -176,29 +252,50 @@ typedef struct BadTarget {
     bool source_splits;
     bool target_splits;
     const char *expected;   /* at the destination */
+    const char *logged;     /* there, if QEMU itself refuses: it tells of it
+                             * in its log only */
 } BadTarget;
 
 #define MEMX_TARGET "-m 64M -object memory-backend-memx,id=pc.ram,size=64M," \
     "local-size=32M -machine memory-backend=pc.ram"
 
 static const BadTarget bad_targets[] = {
-    { "target/capability/source-only", MEMX_TARGET, true, false, "" },
-    { "target/capability/target-only", MEMX_TARGET, false, true, "" },
-    { "target/capability/none", MEMX_TARGET, false, false, "split-migration on" },
-    { "target/ordinary-memory", "-m 64M", true, true, "no memory-backend-memx" },
-    { "dest-too-small/setup", "-m 64M -object memory-backend-memx,id=pc.ram,size=64M,"
-      "local-size=16M -machine memory-backend=pc.ram", true, true,
-      "local-size of 16384 KiB" },
+    { "target/capability/source-only", MEMX_TARGET, true, false,
+      "load of migration failed", "Capability split-migration is off, but "
+      "received capability is on" },
+    { "target/capability/target-only", MEMX_TARGET, false, true,
+      "load of migration failed", "Capability split-migration is on, but "
+      "received capability is off" },
+    { "target/capability/none", MEMX_TARGET, false, false,
+      "switch the capability split-migration on" },
+    { "target/ordinary-memory", "-m 64M", true, true,
+      "no memory-backend-memx" },
+    { "dest-too-small/setup", "-m 64M -object memory-backend-memx,id=pc.ram,"
+      "size=64M,local-size=16M -machine memory-backend=pc.ram", true, true,
+      "local-size of 16384 KiB, but the source may send 32768 KiB" },
     { "target/size", "-m 128M -object memory-backend-memx,id=pc.ram,size=128M,"
-      "local-size=32M -machine memory-backend=pc.ram", true, true, "" },
+      "local-size=32M -machine memory-backend=pc.ram", true, true,
+      "load of migration failed",
+      "Size mismatch: pc.ram: 0x4000000 != 0x8000000" },
 };
+
+static void assert_logged(const char *log, const char *expected)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(log, &text, NULL, NULL));
+    if (!strstr(text, expected)) {
+        g_error("'%s' is not in the log: %s", expected, text);
+    }
+}
 
 static void test_bad_target(const void *opaque)
 {
     const BadTarget *bad = opaque;
     MemxServer *server = memx_server_new("256M", "");
-    g_autofree char *args = g_strdup_printf("%s -incoming defer 2> /dev/null",
-                                            bad->args);
+    g_autofree char *log = memx_tmp_path("target-log");
+    g_autofree char *args = g_strdup_printf("%s -incoming defer 2> %s",
+                                            bad->args, log);
     QTestState *from = memx_plain_vm("-m 64M");
     QTestState *to = memx_plain_vm(args);
 
@@ -211,12 +308,14 @@ static void test_bad_target(const void *opaque)
     memx_fill(from, 0, 64 * MIB, 1);
     migrate_qmp(from, to, NULL, NULL, "{}");
     split_wait_failed(to, bad->expected);
-    if (bad->source_splits) {
-        /* Told, if it was not QEMU itself that refused. */
-        split_wait_failed(from, bad->target_splits ? bad->expected : "");
-        /* Nothing moved. */
-        g_assert_cmpuint(split_number(from, "sent"), ==, 0);
+    if (bad->logged) {
+        assert_logged(log, bad->logged);
     }
+    /* Told, if it was not QEMU itself that refused. */
+    split_wait_failed(from, bad->source_splits && !bad->logged ?
+                            bad->expected : "");
+    /* Nothing moved. */
+    g_assert_cmpuint(split_number(from, "sent"), ==, 0);
     memx_wait_status(from, "running");
     memx_verify(from, 0, 64 * MIB, 1);
     memx_quit(from);
@@ -315,10 +414,13 @@ void memx_add_split_refusal_tests(void)
 
         qtest_add_data_func(path, &bad_migrations[i], test_bad_migration);
     }
-    qtest_add_data_func("/migration/split/refuse/file", "file:%s",
+    qtest_add_data_func("/migration/split/refuse/file", "file",
                         test_no_answer);
-    qtest_add_data_func("/migration/split/refuse/exec", "exec:cat > %s",
+    qtest_add_data_func("/migration/split/refuse/exec", "exec",
                         test_no_answer);
+    qtest_add_data_func("/migration/split/refuse/rdma", "rdma",
+                        test_no_answer);
+    qtest_add_func("/migration/split/refuse/no-socket", test_no_socket);
     qtest_add_func("/migration/split/refuse/snapshot", test_snapshot);
     qtest_add_func("/migration/split/refuse/no-servers", test_no_servers);
     for (i = 0; i < G_N_ELEMENTS(bad_targets); i++) {
