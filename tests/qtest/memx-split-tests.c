@@ -37,6 +37,9 @@ static void check_figures(Split *s)
                      split_number(s->from, "left"), >=, 16 * MIB);
     g_assert_cmpuint(read_ram_property_int(s->from, "transferred"), >=,
                      split_number(s->from, "sent"));
+    if (!s->source_args) {      /* ordinary RAM comes back from nowhere */
+        g_assert_cmpuint(split_number(s->from, "fetched"), ==, 0);
+    }
     g_assert_cmpuint(read_ram_property_int(s->from, "normal"), >=,
                      split_number(s->from, "main") / 4096);
 }
@@ -54,35 +57,109 @@ static void test_split(const void *source)
     split_end(&s);
 }
 
-static void test_multifd(void)
+/* What goes through the stream goes there by way of multifd's channels; the
+ * guest's pages have next to nothing in them. */
+static void test_multifd(const void *compression)
 {
+    uint64_t main, bytes;
     Split s;
 
     split_begin(&s, "plain", "");
     migrate_set_parameter_int(s.from, "multifd-channels", 4);
     migrate_set_parameter_int(s.to, "multifd-channels", 4);
+    migrate_set_parameter_str(s.from, "multifd-compression", compression);
+    migrate_set_parameter_str(s.to, "multifd-compression", compression);
     migrate_set_capability(s.from, "multifd", true);
     migrate_set_capability(s.to, "multifd", true);
     split_converge(&s);
     split_migrate(&s);
     wait_split(&s);
     check_figures(&s);
+    main = split_number(s.from, "main");
+    bytes = read_ram_property_int(s.from, "multifd-bytes");
+    g_test_message("%" PRIu64 " of %" PRIu64 " bytes", bytes, main);
+    if (g_str_equal(compression, "none")) {
+        g_assert_cmpuint(bytes, >=, main / 2);
+    } else {
+        g_assert_cmpuint(bytes, >, 0);
+        g_assert_cmpuint(bytes, <, main / 4);
+    }
     split_assert_runs(s.to);
     split_end(&s);
 }
 
-static void test_capability(const void *capability)
+/* A number of query-migrate; 0 if it is not told. */
+static int64_t told(QTestState *vm, const char *dict, const char *name)
+{
+    QDict *all = migrate_query(vm);
+    QDict *in = dict ? qdict_get_qdict(all, dict) : all;
+    int64_t value = in ? qdict_get_try_int(in, name, 0) : 0;
+
+    qobject_unref(all);
+    return value;
+}
+
+static void test_xbzrle(void)
 {
     Split s;
 
     split_begin(&s, "plain", "");
-    migrate_set_capability(s.from, capability, true);
-    if (g_str_equal(capability, "xbzrle")) {
-        migrate_set_capability(s.to, capability, true);
-    }
-    /* Some rounds, so that it has something to do. */
+    migrate_set_capability(s.from, "xbzrle", true);
+    migrate_set_capability(s.to, "xbzrle", true);
     split_to_later_round(&s);
+    memx_wait_until(told(s.from, "xbzrle-cache", "pages") > 0);
     split_converge(&s);
+    wait_split(&s);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+static void test_auto_converge(void)
+{
+    Split s;
+
+    split_begin(&s, "plain", "");
+    migrate_set_capability(s.from, "auto-converge", true);
+    split_to_later_round(&s);
+    memx_wait_until(told(s.from, NULL, "cpu-throttle-percentage") > 0);
+    split_converge(&s);
+    wait_split(&s);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+static void test_late_block_activate(void)
+{
+    Split s;
+
+    split_begin(&s, "plain", "");
+    migrate_set_capability(s.from, "late-block-activate", true);
+    migrate_set_capability(s.to, "late-block-activate", true);
+    split_converge(&s);
+    split_migrate(&s);
+    wait_split(&s);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+/* Over a socket that somebody else has connected. */
+static void test_fd(void)
+{
+    int fds[2];
+    Split s;
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds),
+                    ==, 0);
+    split_begin(&s, "plain", "");
+    qtest_qmp_fds_assert_success(s.from, &fds[0], 1,
+        "{ 'execute': 'getfd', 'arguments': { 'fdname': 'stream' } }");
+    qtest_qmp_fds_assert_success(s.to, &fds[1], 1,
+        "{ 'execute': 'getfd', 'arguments': { 'fdname': 'stream' } }");
+    close(fds[0]);
+    close(fds[1]);
+    migrate_incoming_qmp(s.to, "fd:stream", NULL, "{}");
+    split_converge(&s);
+    migrate_qmp(s.from, s.to, "fd:stream", NULL, "{}");
     wait_split(&s);
     split_assert_runs(s.to);
     split_end(&s);
@@ -105,9 +182,38 @@ static void test_pause_before_switchover(void)
     split_end(&s);
 }
 
-/* A VM that was paused arrives paused; the source is gone when it goes on. */
+/* A memx VM fetches what it had evicted, and was to be left where it is. */
+static void test_fetched(void)
+{
+    Split s;
+
+    split_begin(&s, "memx", "");
+    split_to_later_round(&s);
+    memx_wait_until(split_number(s.from, "fetched") > 0);
+    split_converge(&s);
+    wait_split(&s);
+    g_assert_cmpuint(split_number(s.from, "fetched"), >, 0);
+    split_assert_runs(s.to);
+    split_end(&s);
+}
+
+static uint64_t before_commit(const Split *s)
+{
+    return memx_query_number(s->to, "pc.ram", "paging.fetched-before-commit");
+}
+
+static uint64_t fetched(const Split *s)
+{
+    return memx_query_number(s->to, "pc.ram", "faults.remote") +
+           memx_query_number(s->to, "pc.ram", "paging.prefetched");
+}
+
+/* A VM that was paused arrives paused; the source is gone when it goes on.
+ * What is read of its memory until then is fetched, and is told apart. */
 static void test_paused(const void *source)
 {
+    uint64_t before, at, then;
+    unsigned address;
     Split s;
 
     split_begin(&s, source, "");
@@ -119,9 +225,19 @@ static void test_paused(const void *source)
     memx_wait_status(s.to, "paused");
     memx_quit(s.from);
     s.from = NULL;
+    before = before_commit(&s);
+    for (address = start_address; address < end_address; address += MIB) {
+        qtest_readb(s.to, address);
+    }
+    g_assert_cmpuint(before_commit(&s), >, before);
     qtest_qmp_assert_success(s.to, "{ 'execute': 'cont' }");
     memx_wait_status(s.to, "running");
+    at = before_commit(&s);
+    then = fetched(&s);
+    g_assert_cmpuint(at, >, before);
     split_assert_runs(s.to);
+    g_assert_cmpuint(fetched(&s), >, then);
+    g_assert_cmpuint(before_commit(&s), ==, at);
     split_end(&s);
 }
 
@@ -217,10 +333,16 @@ void memx_add_split_tests(void)
 {
     qtest_add_data_func("/migration/split/plain", "plain", test_split);
     qtest_add_data_func("/migration/split/memx", "memx", test_split);
-    qtest_add_func("/migration/split/multifd", test_multifd);
-    qtest_add_data_func("/migration/split/xbzrle", "xbzrle", test_capability);
-    qtest_add_data_func("/migration/split/auto-converge", "auto-converge",
-                        test_capability);
+    qtest_add_func("/migration/split/fetched", test_fetched);
+    qtest_add_data_func("/migration/split/multifd/plain", "none",
+                        test_multifd);
+    qtest_add_data_func("/migration/split/multifd/zlib", "zlib",
+                        test_multifd);
+    qtest_add_func("/migration/split/xbzrle", test_xbzrle);
+    qtest_add_func("/migration/split/auto-converge", test_auto_converge);
+    qtest_add_func("/migration/split/late-block-activate",
+                   test_late_block_activate);
+    qtest_add_func("/migration/split/fd", test_fd);
     qtest_add_func("/migration/split/numa", test_numa);
     qtest_add_func("/migration/split/again", test_again);
     qtest_add_func("/migration/split/tls", test_tls);
