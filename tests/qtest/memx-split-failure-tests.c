@@ -35,6 +35,7 @@ typedef void Action(Split *s, const Cell *cell);
 typedef struct Row {
     const char *name;
     int server;             /* that it happens to; -1: none */
+    const char *status;     /* of none: how the migration ends at the source */
     Action *reach;          /* the moment */
     Action *strike;
     Action *heal;           /* or NULL: it can't be undone */
@@ -241,35 +242,27 @@ static void heal(Split *s, const Cell *cell)
 
 /* --- what comes of it -------------------------------------------------- */
 
-/* Asks by "cont", which sends an event: what that says (an earlier one first,
- * if it has not been looked at). */
-static bool cont_is_refused(QTestState *vm, const char *verdict)
+/* The user learns which server it was, or that it was none. */
+static void source_tells(Split *s, const Cell *cell, const char *status)
 {
-    QDict *event, *data;
-    bool is;
+    g_autofree char *error = split_wait_error(s->from, status);
+    unsigned i;
 
-    memx_assert_error(vm, "has it", "{ 'execute': 'cont' }");
-    event = qtest_qmp_eventwait_ref(vm, "MEMX_SPLIT_REFUSED");
-    data = qdict_get_qdict(event, "data");
-    is = g_str_equal(qdict_get_str(data, "verdict"), verdict);
-    if (!is) {
-        g_test_message("asked again: %s", qdict_get_str(data, "message"));
+    g_assert_cmpstr(error, !=, "");
+    for (i = 0; i < SPLIT_SERVERS; i++) {
+        bool named = strstr(error, memx_proxy_address(s->links[i]));
+
+        if (cell->row->server < 0 || cell->row->server == i) {
+            g_assert_cmpint(named, ==, cell->row->server >= 0);
+        }
     }
-    qobject_unref(event);
-    return is;
 }
 
-/* An arbiter that is busy, or being connected to, is asked again. */
-static void refused(QTestState *vm, const char *verdict)
+/* Which also tells whether there was an offer. */
+static const char *last_phase(const Cell *cell)
 {
-    memx_wait_until(cont_is_refused(vm, verdict));
-    g_assert_false(split_is_running(vm));
-}
-
-static const char *told(const Split *s, const Cell *cell)
-{
-    return cell->row->server < 0 ? "" :
-           memx_proxy_address(s->links[cell->row->server]);
+    return cell->moment < BEFORE_COMMIT ||
+           cell->row->reach == reach_switchover ? "cancelled" : "reclaimed";
 }
 
 /* The source has the VM, the destination nothing, the servers neither. */
@@ -278,12 +271,14 @@ static void source_has_it(Split *s, const Cell *cell)
     unsigned i;
 
     split_assert_runs(s->from);
+    split_wait_phase(s->from, last_phase(cell));
+    split_wait_entered(s->from, last_phase(cell));
     heal(s, cell);
     let_go(s);
     if (s->to && cell->row->server < 0 && cell->moment == BEFORE_COMMIT) {
-        refused(s->to, "theirs");
+        split_wait_refused(s, s->to, "theirs");
     } else if (s->to) {
-        split_wait_failed(s->to, "");
+        split_wait_failed(s->to, "load of migration failed");
         g_assert_false(split_is_running(s->to));
     }
     /* Also where they could not be told before. */
@@ -297,20 +292,14 @@ static void source_has_it(Split *s, const Cell *cell)
 
 static void source_failed(Split *s, const Cell *cell)
 {
-    split_wait_failed(s->from, told(s, cell));
+    source_tells(s, cell, "failed");
     source_has_it(s, cell);
 }
 
 /* It can migrate again. */
 static void source_cancelled(Split *s, const Cell *cell)
 {
-    if (cell->moment == BEFORE_COMMIT) {
-        /* QEMU ends its return path first: the migration may fail of that
-         * before it is marked as cancelled. */
-        split_wait_ended(s->from);
-    } else {
-        split_wait_status(s->from, "cancelled", "");
-    }
+    split_wait_status(s->from, "cancelled", "");
     source_has_it(s, cell);
     memx_quit(s->to);
     split_new_target(s);
@@ -333,7 +322,7 @@ static void assert_orphaned(Split *s)
 /* Nobody: the source is dead, and the VM was its own. */
 static void nobody_has_it(Split *s, const Cell *cell)
 {
-    split_wait_failed(s->to, "");
+    split_wait_failed(s->to, "load of migration failed");
     g_assert_false(split_is_running(s->to));
     assert_orphaned(s);
 }
@@ -342,8 +331,8 @@ static void nobody_has_it(Split *s, const Cell *cell)
 static void target_had_it(Split *s, const Cell *cell)
 {
     let_go(s);
-    split_wait_ended(s->from);
-    refused(s->from, "theirs");
+    split_wait_completed(s->from);
+    split_wait_refused(s, s->from, "theirs");
     memx_quit(s->from);
     s->from = NULL;
     assert_orphaned(s);
@@ -358,9 +347,14 @@ static void target_has_it(Split *s, const Cell *cell)
         qtest_qmp_assert_success(s->to, "{ 'execute': 'cont' }");
     }
     if (s->from) {
-        split_wait_ended(s->from);
-        refused(s->from, "theirs");
+        if (cell->row->status) {
+            source_tells(s, cell, cell->row->status);
+        } else {
+            split_wait_ended(s->from);
+        }
+        split_wait_refused(s, s->from, "theirs");
     }
+    split_wait_entered(s->to, "committed");
     split_assert_runs(s->to);
 }
 
@@ -400,7 +394,7 @@ static void target_waits(Split *s, const Cell *cell)
     let_go(s);
     split_wait_ended(s->from);
     if (server) {
-        refused(s->from, "theirs");
+        split_wait_refused(s, s->from, "theirs");
     } else {                    /* perhaps it knew it before */
         memx_assert_error(s->from, "the VM stays stopped",
                           "{ 'execute': 'cont' }");
@@ -419,10 +413,10 @@ static void target_lost_pages(Split *s, const Cell *cell)
     let_go(s);
     event = qtest_qmp_eventwait_ref(s->to, "MEMX_SERVER_EMPTY");
     g_assert_cmpstr(qdict_get_str(qdict_get_qdict(event, "data"), "server"),
-                    ==, told(s, cell));
+                    ==, memx_proxy_address(s->links[cell->row->server]));
     qobject_unref(event);
     split_wait_ended(s->from);
-    refused(s->from, "theirs");
+    split_wait_refused(s, s->from, "theirs");
     /* It waits for ever, until somebody gives it up. */
     qtest_qmp_send(s->to, "{ 'exec-oob': 'memx-abandon' }");
     qtest_set_expected_status(s->to, EXIT_FAILURE);
@@ -432,9 +426,8 @@ static void target_lost_pages(Split *s, const Cell *cell)
 /* The other server takes what this one refuses. */
 static void target_evicts_elsewhere(Split *s, const Cell *cell)
 {
-    let_go(s);
-    qtest_qmp_eventwait(s->to, "MEMX_POOL_FULL");
     target_has_it(s, cell);
+    qtest_qmp_eventwait(s->to, "MEMX_POOL_FULL");
     heal(s, cell);
     split_assert_runs(s->to);
 }
@@ -445,9 +438,9 @@ static void both_ask(Split *s, const Cell *cell)
     let_go(s);
     split_wait_ended(s->from);
     split_wait_ended(s->to);
-    refused(s->to, "unknown");
+    split_wait_refused(s, s->to, "unknown");
     if (cell->moment == BEFORE_COMMIT) {
-        refused(s->from, "unknown");
+        split_wait_refused(s, s->from, "unknown");
     } else {                    /* perhaps it knew it before */
         memx_assert_error(s->from, "the VM stays stopped",
                           "{ 'execute': 'cont' }");
@@ -455,10 +448,11 @@ static void both_ask(Split *s, const Cell *cell)
     heal(s, cell);
     if (cell->moment == BEFORE_COMMIT) {
         qtest_qmp_assert_success(s->from, "{ 'execute': 'cont' }");
-        refused(s->to, "theirs");
+        split_wait_refused(s, s->to, "theirs");
+        split_wait_entered(s->from, "reclaimed");
         split_assert_runs(s->from);
     } else {
-        refused(s->from, "theirs");
+        split_wait_refused(s, s->from, "theirs");
         target_has_it(s, cell);
     }
 }
@@ -466,31 +460,31 @@ static void both_ask(Split *s, const Cell *cell)
 /* --- the table --------------------------------------------------------- */
 
 static const Row rows[] = {
-    { "dest-killed", -1, reach, kill_dest, NULL,
+    { "dest-killed", -1, NULL, reach, kill_dest, NULL,
       { source_failed, source_failed, source_failed,
         source_failed, target_had_it, target_had_it } },
-    { "source-killed", -1, reach, kill_source, NULL,
+    { "source-killed", -1, NULL, reach, kill_source, NULL,
       { nobody_has_it, nobody_has_it, nobody_has_it,
         target_has_it, target_has_it, target_has_it } },
-    { "server-killed", 1, reach_server, kill_server, NULL,
+    { "server-killed", 1, NULL, reach_server, kill_server, NULL,
       { source_failed, source_failed, source_failed,
         source_failed, target_lost_pages, target_lost_pages } },
-    { "server-stopped", 1, reach_server, stop_server, server_goes_on,
+    { "server-stopped", 1, NULL, reach_server, stop_server, server_goes_on,
       { source_failed, goes_on, goes_on,
         source_failed, target_waits, target_waits } },
-    { "main-link-cut", -1, reach, cut_main, NULL,
+    { "main-link-cut", -1, "failed", reach, cut_main, NULL,
       { source_failed, source_failed, source_failed,
         source_failed, target_has_it, target_has_it } },
-    { "server-link-cut", 1, reach_server, cut_server, mend_server,
+    { "server-link-cut", 1, NULL, reach_server, cut_server, mend_server,
       { source_failed, goes_on, goes_on,
         source_failed, target_waits, target_waits } },
-    { "arbiter-unreachable", 0, reach_arbiter, cut_server, mend_server,
+    { "arbiter-unreachable", 0, NULL, reach_arbiter, cut_server, mend_server,
       { source_failed, goes_on, goes_on,
         both_ask, both_ask, target_waits } },
-    { "cancel", -1, reach, cancel, NULL,
+    { "cancel", -1, "cancelled", reach, cancel, NULL,
       { source_cancelled, source_cancelled, source_cancelled,
         source_cancelled, target_has_it, target_has_it } },
-    { "server-full", 1, reach_switchover, refuse_stores, take_stores,
+    { "server-full", 1, NULL, reach_switchover, refuse_stores, take_stores,
       { NULL /* memx-split-refusal-tests.c */, source_failed, source_failed,
         source_failed, target_evicts_elsewhere, target_evicts_elsewhere } },
 };
@@ -542,11 +536,10 @@ static void test_cancel_connect(void)
 /* The source is a memx VM: its pages stay what they are. */
 static void test_cancel_memx(void)
 {
-    const Cell cell = { &rows[7], LATER_ROUND };
     Split s;
 
     split_begin_linked(&s, "memx");
-    reach(&s, &cell);
+    split_to_later_round(&s);
     migrate_cancel(s.from);
     split_wait_status(s.from, "cancelled", "");
     split_assert_runs(s.from);
@@ -565,7 +558,7 @@ static void test_force(void)
     split_kill(&s.to);
     let_go(&s);
     split_wait_ended(s.from);
-    refused(s.from, "unknown");
+    split_wait_refused(&s, s.from, "unknown");
     memx_assert_error(s.from, "no split migration",
         "{ 'execute': 'memx-force-owner', 'arguments': { 'session': 'x' } }");
     session = split_session(s.from);

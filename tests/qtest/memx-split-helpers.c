@@ -325,18 +325,25 @@ void split_wait_ended(QTestState *vm)
     qobject_unref(wait_ended(vm));
 }
 
-void split_wait_status(QTestState *vm, const char *status,
-                       const char *expected)
+char *split_wait_error(QTestState *vm, const char *status)
 {
     QDict *r = wait_ended(vm);
-    const char *error = qdict_get_try_str(r, "error-desc") ?: "";
+    char *error = g_strdup(qdict_get_try_str(r, "error-desc") ?: "");
 
     g_test_message("%s: %s", qdict_get_str(r, "status"), error);
     g_assert_cmpstr(qdict_get_str(r, "status"), ==, status);
+    qobject_unref(r);
+    return error;
+}
+
+void split_wait_status(QTestState *vm, const char *status,
+                       const char *expected)
+{
+    g_autofree char *error = split_wait_error(vm, status);
+
     if (!strstr(error, expected)) {
         g_error("'%s' is not in the error: %s", expected, error);
     }
-    qobject_unref(r);
 }
 
 void split_wait_completed(QTestState *vm)
@@ -368,6 +375,66 @@ bool split_is_running(QTestState *vm)
 
     qobject_unref(r);
     return running;
+}
+
+/* --- who has the VM ---------------------------------------------------- */
+
+/* Looks at all events that came until now. */
+static bool has_entered(QTestState *vm, const char *phase)
+{
+    bool entered = false;
+    QDict *event;
+
+    split_is_running(vm);       /* its answer comes behind them */
+    while (!entered && (event = qtest_qmp_event_ref(vm, "MEMX_SPLIT_PHASE"))) {
+        entered = g_str_equal(qdict_get_str(qdict_get_qdict(event, "data"),
+                                            "phase"), phase);
+        qobject_unref(event);
+    }
+    return entered;
+}
+
+void split_wait_entered(QTestState *vm, const char *phase)
+{
+    memx_wait_until(has_entered(vm, phase));
+}
+
+/* Asks by "cont", which sends an event: what that says (an earlier one first,
+ * if it has not been looked at). */
+static bool cont_is_refused(QTestState *vm, const char *verdict,
+                            const char *who, const char *arbiter)
+{
+    QDict *event, *data;
+    const char *message;
+    bool is;
+
+    memx_assert_error(vm, who, "{ 'execute': 'cont' }");
+    event = qtest_qmp_eventwait_ref(vm, "MEMX_SPLIT_REFUSED");
+    data = qdict_get_qdict(event, "data");
+    message = qdict_get_str(data, "message");
+    is = g_str_equal(qdict_get_str(data, "verdict"), verdict);
+    if (!is) {
+        g_test_message("asked again: %s", message);
+    } else if (!strstr(message, who) || !strstr(message, arbiter)) {
+        g_error("'%s' or '%s' is not in the event: %s", who, arbiter, message);
+    }
+    qobject_unref(event);
+    return is;
+}
+
+/* An arbiter that is busy, or being connected to, is asked again. */
+void split_wait_refused(Split *s, QTestState *vm, const char *verdict)
+{
+    g_autofree char *who = g_strdup_printf("the %s of its split migration "
+                                           "has it", vm == s->from ?
+                                           "destination" : "source");
+
+    memx_wait_until(cont_is_refused(vm, verdict, who,
+                                    memx_proxy_address(s->links[0])));
+    g_assert_false(split_is_running(vm));
+    if (vm == s->from && g_str_equal(verdict, "theirs")) {
+        split_wait_phase(vm, "lost");
+    }
 }
 
 /* --- servers ----------------------------------------------------------- */

@@ -67,6 +67,8 @@ bool split_is_up(QTestState *vm, unsigned server);
 bool split_is_in_phase(QTestState *vm, const char *phase);
 void split_wait_phase(QTestState *vm, const char *phase);
 
+/* Waits until the migration has ended as @status; its error, to be freed. */
+char *split_wait_error(QTestState *vm, const char *status);
 /* Waits until query-migrate says so, with @expected in its error. */
 void split_wait_status(QTestState *vm, const char *status,
                        const char *expected);
@@ -76,6 +78,11 @@ void split_wait_completed(QTestState *vm);
 /* Waits until it has ended, one way or another. */
 void split_wait_ended(QTestState *vm);
 bool split_is_running(QTestState *vm);
+
+/* Waits until an event has told so; other events until then are gone. */
+void split_wait_entered(QTestState *vm, const char *phase);
+/* "cont" is refused to this side, and an event says why. */
+void split_wait_refused(Split *s, QTestState *vm, const char *verdict);
 
 /* memxctl status: waits until there is no space. */
 void split_wait_dropped(const MemxServer *server);
