@@ -91,8 +91,9 @@ unsigned split_wait_orphaned(const MemxServer *server);
 
 /* memx-split-tests.c, memx-split-failure-tests.c, memx-split-refusal-tests.c,
  * memx-split-hosts-tests.c, memx-split-memory-tests.c,
- * memx-split-stream-tests.c */
+ * memx-split-stream-tests.c, memx-split-figures-tests.c */
 void memx_add_split_tests(void);
+void memx_add_split_figures_tests(void);
 void memx_add_split_hosts_tests(void);
 void memx_add_split_failure_tests(void);
 void memx_add_split_refusal_tests(void);

@@ -443,6 +443,7 @@ int main(int argc, char **argv)
     memx_add_split_hosts_tests();
     memx_add_split_memory_tests();
     memx_add_split_stream_tests();
+    memx_add_split_figures_tests();
     ret = g_test_run();
     migration_env_clean(env);
     return ret;
