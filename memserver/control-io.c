@@ -12,7 +12,6 @@
 #include <gio/gio.h>
 #include "control.h"
 
-#define LINE_MAX_BYTES (16u << 20)
 #define FDS_MAX 8
 
 char *ms_control_default_path(void)
@@ -117,8 +116,41 @@ static void keep_fds(struct msghdr *message, int *fds, int room, int *n_fds)
     }
 }
 
-char *ms_control_receive(int fd, int timeout_s, int *fds, int *n_fds,
-                         GError **error)
+static void set_receive_error(GError **error, ssize_t n, int timeout_s,
+                              bool begun)
+{
+    if (n == 0) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_CLOSED,
+                    "control socket: closed by the other side%s",
+                    begun ? " in the middle of a line" : "");
+    } else if (errno == EAGAIN) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT,
+                    "control socket: nothing came for %d s%s", timeout_s,
+                    begun ? ", in the middle of a line" : "");
+    } else {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                    "control socket: %s", g_strerror(errno));
+    }
+}
+
+static bool check_line(const GString *line, size_t max_bytes, GError **error)
+{
+    if (line->len > max_bytes) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "control socket: the line is too long: more than %zu "
+                    "bytes", max_bytes);
+        return false;
+    }
+    if (memchr(line->str, '\0', line->len)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "control socket: there is a NUL in the line");
+        return false;
+    }
+    return true;
+}
+
+char *ms_control_receive(int fd, size_t max_bytes, int timeout_s, int *fds,
+                         int *n_fds, GError **error)
 {
     struct timeval timeout = { .tv_sec = timeout_s };
     g_autoptr(GString) line = g_string_new(NULL);
@@ -127,10 +159,11 @@ char *ms_control_receive(int fd, int timeout_s, int *fds, int *n_fds,
         struct cmsghdr header;
         char bytes[CMSG_SPACE(sizeof(int) * FDS_MAX)];
     } control;
+    bool ended = false;
     char bytes[4096];
 
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-    while (line->len < LINE_MAX_BYTES) {
+    while (!ended && line->len <= max_bytes) {
         struct iovec iov = { bytes, sizeof(bytes) };
         struct msghdr message = {
             .msg_iov = &iov, .msg_iovlen = 1,
@@ -142,26 +175,24 @@ char *ms_control_receive(int fd, int timeout_s, int *fds, int *n_fds,
             continue;
         }
         if (n <= 0) {
-            g_set_error(error, G_IO_ERROR, G_IO_ERROR_CLOSED,
-                        "control socket: %s", n == 0 ?
-                        "closed by the other side" : g_strerror(errno));
-            break;
+            set_receive_error(error, n, timeout_s, line->len);
+            goto fail;
         }
         keep_fds(&message, fds, room, &got);
         g_string_append_len(line, bytes, n);
         /* Question and answer alternate: nothing follows the line. */
         if (bytes[n - 1] == '\n') {
             g_string_truncate(line, line->len - 1);
-            if (n_fds) {
-                *n_fds = got;
-            }
-            return g_strdup(line->str);
+            ended = true;
         }
     }
-    if (line->len >= LINE_MAX_BYTES) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
-                    "control socket: line too long");
+    if (check_line(line, max_bytes, error)) {
+        if (n_fds) {
+            *n_fds = got;
+        }
+        return g_strdup(line->str);
     }
+fail:
     while (got) {
         close(fds[--got]);
     }

@@ -7,12 +7,12 @@
  *   {"command": "drop", "space": "<hex prefix>", "force": false}    {}
  *   {"command": "drain", "undo": false}        {}
  *   {"command": "hand-over"}                   see handover.h
- * or {"error": "..."}.  Each connection has a thread, blocking; who may
- * connect is the administrator, by the socket's mode.
+ * or {"error": "..."}, also to what is no such line.  Each connection has a
+ * thread, blocking; who may connect is the administrator, by the socket's
+ * mode.
  */
 #include <errno.h>
 #include <json-glib/json-glib.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -24,6 +24,7 @@
 #include "control.h"
 #include "handover.h"
 #include "log.h"
+#include "question.h"
 #include "status.h"
 
 #define QUESTION_TIMEOUT_S 10
@@ -116,65 +117,48 @@ static char *error_line(const char *message)
     return json_to_string(root, FALSE);
 }
 
-static char *drop(MsControl *control, JsonObject *question)
+static char *answer(MsControl *control, const MsQuestion *question)
 {
-    const char *space = json_object_get_string_member_with_default(
-        question, "space", "");
     g_autoptr(GError) error = NULL;
 
-    if (!*space) {
-        return error_line("drop needs a space");
+    switch (question->command) {
+    case MS_COMMAND_STATUS:
+        return ms_status_json(control->server);
+    case MS_COMMAND_DROP:
+        if (!ms_server_drop(control->server, question->space,
+                            question->force, &error)) {
+            return error_line(error->message);
+        }
+        return g_strdup("{}");
+    case MS_COMMAND_DRAIN:
+        ms_server_drain(control->server, !question->undo);
+        return g_strdup("{}");
+    case MS_COMMAND_HAND_OVER: /* a conversation; see client_thread() */
+        break;
     }
-    if (!ms_server_drop(control->server, space,
-                        json_object_get_boolean_member_with_default(
-                            question, "force", FALSE), &error)) {
-        return error_line(error->message);
-    }
-    return g_strdup("{}");
-}
-
-static void answer(MsControl *control, int fd, JsonObject *question)
-{
-    const char *command = json_object_get_string_member_with_default(
-        question, "command", "");
-    g_autofree char *line = NULL;
-
-    if (!strcmp(command, "hand-over")) {
-        hand_over(control, fd);
-        return;
-    }
-    if (!strcmp(command, "status")) {
-        line = ms_status_json(control->server);
-    } else if (!strcmp(command, "drop")) {
-        line = drop(control, question);
-    } else if (!strcmp(command, "drain")) {
-        ms_server_drain(control->server,
-                        !json_object_get_boolean_member_with_default(
-                            question, "undo", FALSE));
-        line = g_strdup("{}");
-    } else {
-        line = error_line("no such command");
-    }
-    ms_control_send(fd, line, NULL, 0, NULL);
+    g_assert_not_reached();
 }
 
 static void *client_thread(void *opaque)
 {
     Client *client = opaque;
-    g_autoptr(JsonParser) parser = json_parser_new();
-    g_autofree char *line = NULL;
+    g_autofree char *line = NULL, *reply = NULL;
+    g_autoptr(GError) error = NULL;
+    MsQuestion question = { 0 };
 
-    line = ms_control_receive(client->fd, QUESTION_TIMEOUT_S, NULL, NULL,
-                              NULL);
-    if (line && json_parser_load_from_data(parser, line, -1, NULL) &&
-        json_parser_get_root(parser) &&
-        JSON_NODE_HOLDS_OBJECT(json_parser_get_root(parser))) {
-        answer(client->control, client->fd,
-               json_node_get_object(json_parser_get_root(parser)));
-    } else if (line) {
-        ms_control_send(client->fd, "{\"error\":\"not a JSON object\"}",
-                        NULL, 0, NULL);
+    line = ms_control_receive(client->fd, MS_QUESTION_MAX_BYTES,
+                              QUESTION_TIMEOUT_S, NULL, NULL, &error);
+    if (!line || !ms_question_parse(&question, line, &error)) {
+        reply = error_line(error->message);
+    } else if (question.command == MS_COMMAND_HAND_OVER) {
+        hand_over(client->control, client->fd);
+    } else {
+        reply = answer(client->control, &question);
     }
+    if (reply) {
+        ms_control_send(client->fd, reply, NULL, 0, NULL);
+    }
+    ms_question_clear(&question);
     close(client->fd);
     g_free(client);
     return NULL;

@@ -7,6 +7,10 @@
 
 #include "server.h"
 
+/* The longest lines. */
+#define MS_QUESTION_MAX_BYTES 4096
+#define MS_ANSWER_MAX_BYTES (16u << 20)
+
 typedef struct MsControl MsControl;
 
 /*
@@ -31,9 +35,10 @@ int ms_control_connect(const char *path, GError **error);
 /* Blocking, on a connected control socket.  Lines come without their end. */
 bool ms_control_send(int fd, const char *line, const int *fds, int n_fds,
                      GError **error);
-/* NULL and @error at the end, after @timeout_s (0: none), or beyond 16 MiB.
+/* NULL and @error at the end, after @timeout_s (0: none) of silence, and for a
+ * line of more than @max_bytes or with a NUL in it; else it may be anything.
  * Descriptors that came along are in @fds, *n_fds of them, at most that. */
-char *ms_control_receive(int fd, int timeout_s, int *fds, int *n_fds,
-                         GError **error);
+char *ms_control_receive(int fd, size_t max_bytes, int timeout_s, int *fds,
+                         int *n_fds, GError **error);
 
 #endif

@@ -49,11 +49,13 @@ static bool give(MsServer *server, const MsBacking *backing,
     if (!ms_control_send(fd, line, fds, N_FDS, error)) {
         return false;
     }
-    ready = ms_control_receive(fd, READY_TIMEOUT_S, NULL, NULL, error);
+    ready = ms_control_receive(fd, MS_ANSWER_MAX_BYTES, READY_TIMEOUT_S, NULL,
+                               NULL, error);
     if (!ready || !ms_control_send(fd, "go", NULL, 0, error)) {
         return false;
     }
-    serving = ms_control_receive(fd, 0, NULL, NULL, error);
+    serving = ms_control_receive(fd, MS_ANSWER_MAX_BYTES, 0, NULL, NULL,
+                                 error);
     return serving;
 }
 
@@ -94,8 +96,8 @@ bool ms_handover_take(MsHandover *handover, const char *path, GError **error)
     }
     if (ms_control_send(handover->fd, "{\"command\":\"hand-over\"}", NULL, 0,
                         error)) {
-        line = ms_control_receive(handover->fd, TAKE_TIMEOUT_S, fds, &n_fds,
-                                  error);
+        line = ms_control_receive(handover->fd, MS_ANSWER_MAX_BYTES,
+                                  TAKE_TIMEOUT_S, fds, &n_fds, error);
     }
     if (!line) {
         return false;
@@ -117,8 +119,8 @@ bool ms_handover_ready(MsHandover *handover, GError **error)
     g_autofree char *go = NULL;
 
     if (ms_control_send(handover->fd, "ready", NULL, 0, error)) {
-        go = ms_control_receive(handover->fd, TAKE_TIMEOUT_S, NULL, NULL,
-                                error);
+        go = ms_control_receive(handover->fd, MS_ANSWER_MAX_BYTES,
+                                TAKE_TIMEOUT_S, NULL, NULL, error);
     }
     return go;
 }

@@ -6,6 +6,102 @@
 #include <string.h>
 #include "memxctl.h"
 
+/* What is read below; all of it is checked before any of it is. */
+
+static const MsJsonMember server_members[] = {
+    { "name", MS_JSON_STRING },
+    { "listen", MS_JSON_STRING },
+    { "key_required", MS_JSON_BOOLEAN },
+    { "uptime_seconds", MS_JSON_INTEGER },
+    { "load_permille", MS_JSON_INTEGER },
+    { "connections", MS_JSON_INTEGER },
+    { "turned_away", MS_JSON_INTEGER },
+    { "stopping", MS_JSON_BOOLEAN },
+    { "rates_per_second", MS_JSON_OBJECT },
+    /* Missing while it hands over. */
+    { "draining", MS_JSON_BOOLEAN, .optional = true },
+    { "capacity_bytes", MS_JSON_INTEGER, .optional = true },
+    { "free_bytes", MS_JSON_INTEGER, .optional = true },
+    { "used_bytes", MS_JSON_INTEGER, .optional = true },
+    { "reserved_bytes", MS_JSON_INTEGER, .optional = true },
+    { "spaces", MS_JSON_OBJECTS, .optional = true },
+    { NULL },
+};
+
+static const MsJsonMember rate_members[] = {
+    { "stored_pages", MS_JSON_NUMBER },
+    { "fetched_pages", MS_JSON_NUMBER },
+    { "fetches", MS_JSON_NUMBER },
+    { NULL },
+};
+
+static const MsJsonMember space_members[] = {
+    { "id", MS_JSON_STRING },
+    { "vm_name", MS_JSON_STRING },
+    { "vm_uuid", MS_JSON_STRING },
+    { "region", MS_JSON_STRING },
+    { "state", MS_JSON_STRING },
+    { "size_bytes", MS_JSON_INTEGER },
+    { "held_bytes", MS_JSON_INTEGER },
+    { "reserved_bytes", MS_JSON_INTEGER },
+    { "age_seconds", MS_JSON_INTEGER },
+    { "orphaned_seconds", MS_JSON_INTEGER, .optional = true },
+    { "clients", MS_JSON_OBJECTS },
+    { "offer", MS_JSON_OBJECT, .optional = true },
+    { NULL },
+};
+
+static const MsJsonMember client_members[] = {
+    { "address", MS_JSON_STRING },
+    { "side", MS_JSON_STRING },
+    { NULL },
+};
+
+static const MsJsonMember offer_members[] = {
+    { "owner_resigned", MS_JSON_BOOLEAN },
+    { "session", MS_JSON_STRING },
+    { NULL },
+};
+
+/* The array @name of @object, which may be missing. */
+static unsigned n_elements(JsonObject *object, const char *name)
+{
+    return json_object_has_member(object, name) ?
+           json_array_get_length(json_object_get_array_member(object, name)) :
+           0;
+}
+
+static JsonObject *element(JsonObject *object, const char *name, unsigned i)
+{
+    return json_array_get_object_element(
+        json_object_get_array_member(object, name), i);
+}
+
+static bool check_space(JsonObject *space)
+{
+    bool ok = memxctl_check(space, space_members) &&
+              (!json_object_has_member(space, "offer") ||
+               memxctl_check(json_object_get_object_member(space, "offer"),
+                             offer_members));
+
+    for (unsigned i = 0; ok && i < n_elements(space, "clients"); i++) {
+        ok = memxctl_check(element(space, "clients", i), client_members);
+    }
+    return ok;
+}
+
+static bool check_status(JsonObject *status)
+{
+    bool ok = memxctl_check(status, server_members) &&
+              memxctl_check(json_object_get_object_member(
+                                status, "rates_per_second"), rate_members);
+
+    for (unsigned i = 0; ok && i < n_elements(status, "spaces"); i++) {
+        ok = check_space(element(status, "spaces", i));
+    }
+    return ok;
+}
+
 static char *size_text(JsonObject *object, const char *member)
 {
     return g_format_size_full(
@@ -51,8 +147,7 @@ static void print_server(JsonObject *s)
            json_object_get_boolean_member(s, "stopping") ?
            ", handing over" : "");
     if (json_object_get_boolean_member_with_default(s, "draining", FALSE)) {
-        unsigned n = json_array_get_length(
-            json_object_get_array_member(s, "spaces"));
+        unsigned n = n_elements(s, "spaces");
 
         printf("  DRAINING  %s left, in %u space%s\n", used, n,
                n == 1 ? "" : "s");
@@ -71,11 +166,10 @@ static void print_server(JsonObject *s)
 /* The hosts of one side. */
 static void print_clients(JsonObject *space, const char *side)
 {
-    JsonArray *clients = json_object_get_array_member(space, "clients");
     g_autofree char *before = NULL;
 
-    for (unsigned i = 0; i < json_array_get_length(clients); i++) {
-        JsonObject *client = json_array_get_object_element(clients, i);
+    for (unsigned i = 0; i < n_elements(space, "clients"); i++) {
+        JsonObject *client = element(space, "clients", i);
         const char *address = json_object_get_string_member(client,
                                                             "address");
         g_autofree char *host = g_strndup(
@@ -129,8 +223,9 @@ static void print_space(JsonObject *space)
            json_object_get_string_member(space, "region"));
     printf("  memory    %s held, %s reserved, of %s\n", held, reserved, size);
     if (orphaned) {
-        g_autofree char *since = age_text(json_object_get_int_member(
-            space, "orphaned_seconds"));
+        g_autofree char *since = age_text(
+            json_object_get_int_member_with_default(
+                space, "orphaned_seconds", 0));
 
         printf("  owner     ORPHANED for %s; created %s ago\n", since, age);
     } else {
@@ -155,7 +250,6 @@ int memxctl_status(int argc, char **argv)
     g_autoptr(JsonBuilder) question = json_builder_new();
     g_autoptr(JsonNode) answer = NULL;
     JsonObject *status;
-    JsonArray *spaces;
 
     if (!memxctl_options(&argc, &argv, entries, NULL,
                          "Shows what a memserver holds, for whom, and how "
@@ -181,12 +275,12 @@ int memxctl_status(int argc, char **argv)
         return MEMXCTL_OK;
     }
     status = json_node_get_object(answer);
+    if (!check_status(status)) {
+        return MEMXCTL_FAILED;
+    }
     print_server(status);
-    if (json_object_has_member(status, "spaces")) {
-        spaces = json_object_get_array_member(status, "spaces");
-        for (unsigned i = 0; i < json_array_get_length(spaces); i++) {
-            print_space(json_array_get_object_element(spaces, i));
-        }
+    for (unsigned i = 0; i < n_elements(status, "spaces"); i++) {
+        print_space(element(status, "spaces", i));
     }
     return MEMXCTL_OK;
 }

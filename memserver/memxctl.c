@@ -57,8 +57,29 @@ static char *question_text(JsonBuilder *question)
     return json_to_string(root, FALSE);
 }
 
+static void not_understood(const GError *error)
+{
+    memxctl_error("the answer is not one of a memserver of this version: %s",
+                  error->message);
+}
+
+bool memxctl_check(JsonObject *object, const MsJsonMember *members)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (!ms_json_check(object, members, &error)) {
+        not_understood(error);
+        return false;
+    }
+    return true;
+}
+
 JsonNode *memxctl_ask(const char *control, JsonBuilder *question)
 {
+    static const MsJsonMember members[] = {
+        { "error", MS_JSON_STRING, .optional = true },
+        { NULL },
+    };
     g_autofree char *path = control ? g_strdup(control) :
                                       ms_control_default_path();
     g_autofree char *text = question_text(question);
@@ -66,25 +87,30 @@ JsonNode *memxctl_ask(const char *control, JsonBuilder *question)
     g_autoptr(GError) error = NULL;
     g_autoptr(JsonNode) root = NULL;
     int fd = ms_control_connect(path, &error);
+    JsonObject *object;
 
     if (fd >= 0) {
-        if (ms_control_send(fd, text, NULL, 0, &error)) {
-            line = ms_control_receive(fd, ANSWER_TIMEOUT_S, NULL, NULL,
-                                      &error);
-        }
+        /* A memserver that hung up meanwhile has said why. */
+        ms_control_send(fd, text, NULL, 0, NULL);
+        line = ms_control_receive(fd, MS_ANSWER_MAX_BYTES, ANSWER_TIMEOUT_S,
+                                  NULL, NULL, &error);
         close(fd);
     }
-    if (line) {
-        root = json_from_string(line, &error);
-    }
-    if (!root || !JSON_NODE_HOLDS_OBJECT(root)) {
-        memxctl_error("%s", error ? error->message :
-                      "the answer is not one of a memserver");
+    if (!line) {
+        memxctl_error("%s", error->message);
         return NULL;
     }
-    if (json_object_has_member(json_node_get_object(root), "error")) {
-        memxctl_error("%s", json_object_get_string_member(
-                          json_node_get_object(root), "error"));
+    root = ms_json_parse(line, &error);
+    if (!root) {
+        not_understood(error);
+        return NULL;
+    }
+    object = json_node_get_object(root);
+    if (!memxctl_check(object, members)) {
+        return NULL;
+    }
+    if (json_object_has_member(object, "error")) {
+        memxctl_error("%s", json_object_get_string_member(object, "error"));
         return NULL;
     }
     return g_steal_pointer(&root);

@@ -6,8 +6,8 @@
 #define MS_MEMXCTL_H
 
 #include <glib.h>
-#include <json-glib/json-glib.h>
 #include <stdbool.h>
+#include "control-json.h"
 
 /* Exit statuses. */
 enum {
@@ -32,6 +32,10 @@ bool memxctl_options(int *argc, char ***argv, const GOptionEntry *entries,
  * there is no answer or it is an error; why has been said.
  */
 JsonNode *memxctl_ask(const char *control, JsonBuilder *question);
+
+/* Whether an answer has what is read of it, see ms_json_check(); if not, that
+ * has been said. */
+bool memxctl_check(JsonObject *object, const MsJsonMember *members);
 
 /* "memxctl: ..." on stderr. */
 void memxctl_error(const char *format, ...) G_GNUC_PRINTF(1, 2);

@@ -191,6 +191,22 @@ def split_streams():
                      (1, 0xff, 0x80)) + split_end(1 << 37, 1 << 37, 1 << 24)
 
 
+def control_lines():
+    """What somebody sends to the control socket."""
+    yield "status", '{"command": "status"}\n'
+    yield "drop", '{"command":"drop","space":"5e55","force":false}\n'
+    yield "drain", '{"command":"drain","undo":true}\n'
+    yield "hand-over", '{"command":"hand-over"}\n'
+    yield "types", '{"command":5,"space":null,"force":[1.5e3],"undo":{}}\n'
+    yield "text", '{"command":"\\"\\\\\\u00e9\\u0000\\n\u6771"}\n'
+    yield "twice", '{"command":"status"}{"command":"drain"}\n'
+    yield "comment", '{/* " */"command":"status"}\n'
+    yield "deep", '{"a":' + "[" * 60 + "]" * 60 + "}\n"
+    yield "answer", '{"name":"n","rates_per_second":{"fetches":0.5},' \
+        '"spaces":[{"id":"5e","clients":[{"side":"owner"}]}]}\n'
+    yield "no-end", '{"command"'
+
+
 def corpora():
     yield "request", "ping", request(PING)
     yield "request", "fetch", request(FETCH, 9, 77, 0x8001)
@@ -225,6 +241,8 @@ def corpora():
             yield "tcp-server", f"{name}-{how}", bytes((how,)) + data
     for name, data in session_streams():
         yield "memserver", name, data
+    for name, text in control_lines():
+        yield "control", name, text.encode()
     for name, data in split_streams():
         yield "split-record", name, data
 

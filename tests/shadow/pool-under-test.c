@@ -89,7 +89,8 @@ uint64_t pool_held_pages(PoolUnderTest *pool, unsigned i)
     g_assert_no_error(error);
     g_assert_true(ms_control_send(fd, "{\"command\":\"status\"}", NULL, 0,
                                   &error));
-    answer = ms_control_receive(fd, 30, NULL, NULL, &error);
+    answer = ms_control_receive(fd, MS_ANSWER_MAX_BYTES, 30, NULL, NULL,
+                                &error);
     g_assert_no_error(error);
     close(fd);
     at = strstr(answer, member); /* of the server, not of a space */
