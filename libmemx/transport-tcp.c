@@ -5,7 +5,7 @@
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
 #include <errno.h>
-#include <poll.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "memx.h"
@@ -43,6 +43,7 @@ static MemxListener *tcp_listener_from_fd(int fd, GError **error)
 
     MemxListener *listener = g_new0(MemxListener, 1);
     listener->fd = fd;
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     return listener;
 }
 
@@ -64,8 +65,9 @@ static MemxChannel *tcp_accept(MemxListener *listener, GError **error)
             return memx_tcp_server_new(fd);
         }
         if (errno == EAGAIN) {
-            memx_wait_fd(listener->fd, POLLIN, -1, G_MAXINT64);
-        } else if (errno != EINTR && errno != ECONNABORTED) {
+            return NULL;
+        }
+        if (errno != EINTR && errno != ECONNABORTED) {
             g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
                         "can't accept a connection: %s", g_strerror(errno));
             return NULL;

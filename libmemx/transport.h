@@ -80,7 +80,8 @@ struct MemxTransport {
     int (*poll_fd)(MemxChannel *channel);
     short (*poll_events)(MemxChannel *channel);
 
-    /* Server.  These block. */
+    /* Server.  These block, but accept: NULL without @error when nobody is
+     * there (any more); poll listener_fd for POLLIN. */
     MemxListener *(*listen)(const char *host, const char *port,
                             GError **error);
     MemxListener *(*listener_from_fd)(int fd, GError **error);

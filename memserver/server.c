@@ -139,6 +139,9 @@ static gboolean accept_one(int fd, GIOCondition condition, gpointer opaque)
     bool admitted;
 
     channel = server->transport->accept(server->listener, &error);
+    if (!channel && !error) {
+        return G_SOURCE_CONTINUE; /* the successor has taken it */
+    }
     if (!channel) {
         /* No descriptors left, most likely: don't spin. */
         ms_log_stranger("%s", error->message);

@@ -6,11 +6,13 @@
  */
 #include <glib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "control.h"
 #include "handover.h"
 #include "memserver-client.h"
 #include "server-process.h"
+#include "tcp-socket.h"
 
 #define PAGES 2048u
 #define N_GROUPS (PAGES / MEMX_GROUP_PAGES)
@@ -329,6 +331,49 @@ static void test_successor_fails(void)
     server_process_free(server);
 }
 
+/* A successor takes connections that the old one has seen coming: that one
+ * does not wait for others instead of doing all else. */
+static void test_listener_is_shared(void)
+{
+    ServerProcess *server = server_process_new("64M");
+    const char *port = strrchr(server_process_address(server), ':') + 1;
+    g_autoptr(GError) error = NULL;
+    g_autofree char *status = NULL;
+    unsigned taken = 0;
+    MsHandover handover;
+    int fd;
+
+    ms_handover_take(&handover, server_process_control_path(server), &error);
+    g_assert_no_error(error);
+    for (int i = 0; i < MS_N_FILES; i++) {
+        close(handover.fds[i]);
+    }
+    close(handover.fd);
+    for (int i = 0; i < 1000; i++) {
+        int client = memx_tcp_connect("127.0.0.1", port, CLIENT_TIMEOUT_MS, -1,
+                                      &error);
+
+        g_assert_no_error(error);
+        fd = accept(handover.listener_fd, NULL, NULL);
+        if (fd >= 0) {
+            close(fd);
+            taken++;
+        }
+        close(client);
+    }
+    g_test_message("%u of 1000 connections were taken", taken);
+    fd = ms_control_connect(server_process_control_path(server), &error);
+    g_assert_no_error(error);
+    ms_control_send(fd, "{\"command\":\"status\"}", NULL, 0, &error);
+    g_assert_no_error(error);
+    status = ms_control_receive(fd, MS_ANSWER_MAX_BYTES,
+                                CLIENT_TIMEOUT_MS / 1000, NULL, NULL, &error);
+    g_assert_no_error(error);
+    close(fd);
+    close(handover.listener_fd);
+    server_process_free(server);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -341,5 +386,7 @@ int main(int argc, char **argv)
                     test_records_survive);
     g_test_add_func("/memserver/restart/successor-fails",
                     test_successor_fails);
+    g_test_add_func("/memserver/restart/listener-is-shared",
+                    test_listener_is_shared);
     return g_test_run();
 }

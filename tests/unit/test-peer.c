@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -363,6 +364,9 @@ static void *server_thread(void *opaque)
     uint8_t body[MEMX_BODY_MAX];
     MemxRequest request;
 
+    g_assert_cmpint(memx_wait_fd(h->transport->listener_fd(h->listener),
+                                 POLLIN, -1, g_get_monotonic_time() +
+                                 DEADLINE_MS * 1000LL), ==, 0);
     h->channel = h->transport->accept(h->listener, NULL);
     g_assert_nonnull(h->channel);
     while (memx_channel_next(h->channel, &request, body) == 0) {

@@ -649,6 +649,20 @@ static void test_listen_errors(void)
     g_assert_nonnull(strstr(error->message, "descriptor 0"));
 }
 
+static MemxChannel *accept_one(MemxListener *listener)
+{
+    g_autoptr(GError) error = NULL;
+    MemxChannel *channel;
+
+    g_assert_cmpint(memx_wait_fd(memx_transport_tcp.listener_fd(listener),
+                                 POLLIN, -1, g_get_monotonic_time() +
+                                 DEADLINE_MS * 1000LL), ==, 0);
+    channel = memx_transport_tcp.accept(listener, &error);
+    g_assert_no_error(error);
+    g_assert_nonnull(channel);
+    return channel;
+}
+
 static void test_every_address(void)
 {
     g_autoptr(GError) error = NULL;
@@ -662,8 +676,7 @@ static void test_every_address(void)
                                                strrchr(address, ':') + 1,
                                                DEADLINE_MS, -1, &error);
     g_assert_no_error(error);
-    MemxChannel *server = memx_transport_tcp.accept(listener, &error);
-    g_assert_no_error(error);
+    MemxChannel *server = accept_one(listener);
     g_autofree char *peer = memx_channel_peer_address(server);
 
     /* Not as ::ffff:127.0.0.1. */
@@ -671,6 +684,39 @@ static void test_every_address(void)
     memx_channel_close(client);
     memx_channel_close(server);
     memx_transport_tcp.listener_close(listener);
+}
+
+/* Two processes have one socket while a server succeeds another: what both
+ * see coming one gets, and the other does not wait for the next. */
+static void test_accept_does_not_wait(void)
+{
+    g_autoptr(GError) error = NULL;
+    MemxListener *first = memx_transport_tcp.listen("127.0.0.1", "0", &error);
+    MemxListener *second;
+    MemxChannel *client, *server;
+    int fd, flags;
+
+    g_assert_no_error(error);
+    g_autofree char *address = memx_transport_tcp.listener_address(first);
+    /* Whoever made it may have made it so. */
+    fd = memx_transport_tcp.listener_fd(first);
+    flags = fcntl(fd, F_GETFL);
+    g_assert_no_errno(fcntl(fd, F_SETFL, flags & ~O_NONBLOCK));
+    second = memx_transport_tcp.listener_from_fd(dup(fd), &error);
+    g_assert_no_error(error);
+    g_assert_null(memx_transport_tcp.accept(first, &error));
+    g_assert_no_error(error);
+    client = memx_channel_connect(&memx_transport_tcp, "127.0.0.1",
+                                  strrchr(address, ':') + 1, DEADLINE_MS, -1,
+                                  &error);
+    g_assert_no_error(error);
+    server = accept_one(first);
+    g_assert_null(memx_transport_tcp.accept(second, &error));
+    g_assert_no_error(error);
+    memx_channel_close(client);
+    memx_channel_close(server);
+    memx_transport_tcp.listener_close(first);
+    memx_transport_tcp.listener_close(second);
 }
 
 int main(int argc, char **argv)
@@ -705,5 +751,7 @@ int main(int argc, char **argv)
     g_test_add_func("/memx/tcp/socket/unknown-host", test_unknown_host);
     g_test_add_func("/memx/tcp/socket/listen-errors", test_listen_errors);
     g_test_add_func("/memx/tcp/socket/every-address", test_every_address);
+    g_test_add_func("/memx/tcp/socket/accept-does-not-wait",
+                    test_accept_does_not_wait);
     return g_test_run();
 }

@@ -44,6 +44,9 @@ static Rig *rig_new(const MemxTransport *transport)
                                        strrchr(address, ':') + 1,
                                        DEADLINE_MS, -1, &error);
     g_assert_no_error(error);
+    g_assert_cmpint(memx_wait_fd(transport->listener_fd(listener), POLLIN, -1,
+                                 g_get_monotonic_time() +
+                                 DEADLINE_MS * 1000LL), ==, 0);
     rig->server = transport->accept(listener, &error);
     g_assert_no_error(error);
     transport->listener_close(listener);

@@ -389,7 +389,8 @@ static MemxListener *inproc_listen(const char *host, const char *port,
         g_free(listener->address);
         g_clear_pointer(&listener, g_free);
     } else {
-        listener->pending_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE);
+        listener->pending_fd = eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE |
+                                          EFD_NONBLOCK);
         g_hash_table_insert(listeners, listener->address, listener);
     }
     pthread_mutex_unlock(&listeners_lock);
@@ -409,6 +410,9 @@ static MemxChannel *inproc_accept(MemxListener *listener, GError **error)
     eventfd_t count;
 
     if (eventfd_read(listener->pending_fd, &count) < 0) {
+        if (errno == EAGAIN) {
+            return NULL;
+        }
         g_set_error(error, MEMX_ERROR, MEMX_ERROR_SYSTEM,
                     "can't accept a connection: %s", g_strerror(errno));
         return NULL;
