@@ -37,11 +37,12 @@ struct MsControl {
     MsServer *server;
     char *path;
     int fd;
-    guint source;
     dev_t device;           /* of the socket's inode: is it still ours? */
     ino_t inode;
     void (*handed_over)(void *opaque);
     void *opaque;
+
+    guint source;           /* the main loop's: watches fd, or waits to */
 
     GMutex lock;            /* protects what follows; a leaf */
     GCond changed;
@@ -164,17 +165,37 @@ static void *client_thread(void *opaque)
     return NULL;
 }
 
+static gboolean accept_client(int fd, GIOCondition condition, gpointer opaque);
+
+static gboolean watch(gpointer opaque)
+{
+    MsControl *control = opaque;
+
+    control->source = g_unix_fd_add(control->fd, G_IO_IN, accept_client,
+                                    control);
+    return G_SOURCE_REMOVE;
+}
+
 static gboolean accept_client(int fd, GIOCondition condition, gpointer opaque)
 {
-    Client *client = g_new0(Client, 1);
+    MsControl *control = opaque;
+    int client_fd = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
     GThread *thread;
+    Client *client;
 
-    client->control = opaque;
-    client->fd = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-    if (client->fd < 0) {
-        g_free(client);
-        return G_SOURCE_CONTINUE;
+    if (client_fd < 0) {
+        if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED) {
+            return G_SOURCE_CONTINUE;
+        }
+        /* No descriptors left, most likely: don't spin. */
+        ms_log_stranger("control socket: can't accept a connection: %s",
+                        g_strerror(errno));
+        control->source = g_timeout_add(MS_ACCEPT_PAUSE_MS, watch, control);
+        return G_SOURCE_REMOVE;
     }
+    client = g_new0(Client, 1);
+    client->control = control;
+    client->fd = client_fd;
     thread = g_thread_try_new("control", client_thread, client, NULL);
     if (!thread) {
         close(client->fd);
@@ -256,7 +277,7 @@ MsControl *ms_control_open(const char *path, bool replace, MsServer *server,
         control->device = st.st_dev;
         control->inode = st.st_ino;
     }
-    control->source = g_unix_fd_add(fd, G_IO_IN, accept_client, control);
+    watch(control);
     return control;
 }
 

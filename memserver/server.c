@@ -148,7 +148,7 @@ static gboolean accept_one(int fd, GIOCondition condition, gpointer opaque)
         g_mutex_lock(&server->lock);
         g_clear_pointer(&server->accept_source, g_source_unref);
         g_mutex_unlock(&server->lock);
-        g_timeout_add(200, accept_again, server);
+        g_timeout_add(MS_ACCEPT_PAUSE_MS, accept_again, server);
         return G_SOURCE_REMOVE;
     }
     g_mutex_lock(&server->lock);

@@ -17,6 +17,7 @@
 #define MS_STRANGERS_MAX 64         /* that have not finished their hello */
 #define MS_STRANGER_SECONDS 10      /* they have to finish it */
 #define MS_IDLE_SECONDS 60          /* without a space and without a request */
+#define MS_ACCEPT_PAUSE_MS 200      /* after one that failed */
 
 /* How far a connection has come. */
 typedef enum MsStage {

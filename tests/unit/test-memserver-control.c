@@ -7,9 +7,13 @@
 #include <glib.h>
 #include <json-glib/json-glib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
+#include "control.h"
 #include "memserver-client.h"
 #include "server-process.h"
+#include "tcp-socket.h"
 
 #define PAGES 1024u
 
@@ -401,6 +405,91 @@ static void test_second_server(Fixture *f, gconstpointer data)
     g_assert_nonnull(still);
 }
 
+static void wait_for_log(ServerProcess *server, const char *text)
+{
+    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+
+    for (;;) {
+        g_autofree char *log = server_process_log(server);
+
+        if (strstr(log, text)) {
+            return;
+        }
+        if (g_get_monotonic_time() > deadline) {
+            g_error("it does not say '%s': %s", text, log);
+        }
+        g_usleep(5000);
+    }
+}
+
+/* Of the main thread; 'S' for asleep. */
+static char thread_state(int pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid);
+    g_autofree char *stat = NULL;
+
+    g_assert_true(g_file_get_contents(path, &stat, NULL, NULL));
+    return strrchr(stat, ')')[2];
+}
+
+/* Its main thread is asleep each time that it is looked at: it may wake now and
+ * then, but does not run all the time. */
+static void wait_until_idle(int pid)
+{
+    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+
+    for (int asleep = 0; asleep < 20; ) {
+        asleep = thread_state(pid) == 'S' ? asleep + 1 : 0;
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(5000);
+    }
+}
+
+static int connect_bare(const char *address)
+{
+    g_autofree char *host = g_strndup(address, strrchr(address, ':') -
+                                      address);
+    g_autoptr(GError) error = NULL;
+    int fd = memx_tcp_connect(host, strrchr(address, ':') + 1,
+                              CLIENT_TIMEOUT_MS, -1, &error);
+
+    g_assert_no_error(error);
+    return fd;
+}
+
+/* It does not spin for one that it can't let in; and lets it in later. */
+static void test_no_descriptors(Fixture *f, gconstpointer data)
+{
+    int pid = server_process_pid(f->server);
+    struct rlimit limit, low;
+    g_autoptr(GError) error = NULL;
+    g_autofree char *status = NULL;
+    int control, stranger;
+
+    g_assert_no_errno(prlimit(pid, RLIMIT_NOFILE, NULL, &limit));
+    low = limit;
+    low.rlim_cur = 3;
+    g_assert_no_errno(prlimit(pid, RLIMIT_NOFILE, &low, NULL));
+    control = ms_control_connect(server_process_control_path(f->server),
+                                 &error);
+    g_assert_no_error(error);
+    ms_control_send(control, "{\"command\":\"status\"}", NULL, 0, &error);
+    g_assert_no_error(error);
+    stranger = connect_bare(server_process_address(f->server));
+    wait_for_log(f->server, "can't accept a connection");
+    wait_for_log(f->server, "control socket: can't accept");
+    wait_until_idle(pid);
+    g_assert_cmpint(client_ping(f->client, MEMX_LANE_FAULT), ==, 0);
+    g_assert_no_errno(prlimit(pid, RLIMIT_NOFILE, &limit, NULL));
+    status = ms_control_receive(control, MS_ANSWER_MAX_BYTES,
+                                CLIENT_TIMEOUT_MS / 1000, NULL, NULL, &error);
+    g_assert_no_error(error);
+    g_assert_nonnull(strstr(status, f->hex));
+    close(control);
+    close(stranger);
+    g_assert_cmpint(client_attach(f->client, MEMX_LANE_FETCH), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
 #define ADD(path, function) \
@@ -420,5 +509,6 @@ int main(int argc, char **argv)
     g_test_add_func("/memserver/control/usage", test_usage);
     g_test_add_func("/memserver/control/bad-options", test_bad_options);
     ADD("second-server", test_second_server);
+    ADD("no-descriptors", test_no_descriptors);
     return g_test_run();
 }
