@@ -34,7 +34,8 @@ download() {
     shift 3
     rm -f "$file" "$file.sha256"
     /usr/lib/apt/apt-helper -q -o APT::Sandbox::User=root "$@" \
-        download-file "$uri" "$file" "SHA256:$sum" >&2 || return 1
+        download-file "$uri" "$file" "SHA256:$sum" >&2 ||
+        { rm -f "$file" "$file.FAILED"; return 1; }
     echo "$sum" > "$file.sha256"
     verified "$file" || { rm -f "$file"; return 1; }
     echo "$file"
@@ -90,9 +91,9 @@ fetch_source() {
     fi
     mkdir -p "$cache"
     from_cache || from_upstream || from_debian ||
-        die "cannot fetch $title: neither $url nor Debian's source packages" \
-            "are reachable. Fetch $(basename "$url") elsewhere and run again" \
-            "with $variable=/path/to/it"
+        die "cannot fetch $title, neither $url nor one of Debian's source" \
+            "packages; why is said above. Fetch $(basename "$url") elsewhere" \
+            "and run again with $variable=/path/to/it"
 }
 
 # --- unpacking --------------------------------------------------------------
