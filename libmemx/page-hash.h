@@ -6,7 +6,7 @@
  * two different pages of his choice collide with a probability of 2^-119.
  * (A fixed nonce gives the key's hash function away to whoever knows pages
  * and hashes; that is the memory server, which has the pages anyway.)
- * GnuTLS does it at some 8 GB/s where the CPU has carry-less multiplication.
+ * docs/benchmarks.md says what it costs.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */
