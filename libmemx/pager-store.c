@@ -37,6 +37,7 @@
 
 #define KEPT_SLICE_GROUPS 1024
 #define KEPT_RELEASE_PAGES 512
+#define TRIM_SLICE_CHUNKS 1024
 #define IDLE_MS 200
 #define RETRY_MS 5
 #define PINNED_MAX 16
@@ -202,6 +203,29 @@ static void ping_idle(MemxRegion *r)
     }
 }
 
+/* Is there a chunk of which it is to drop something? */
+static bool has_trims(MemxRegion *r, const MemxServer *s)
+{
+    const MemxPageTable *t = &r->table;
+    bool any = false;
+
+    for (uint32_t c = 0; c < t->n_chunks && !any; c += TRIM_SLICE_CHUNKS) {
+        uint32_t end = MIN(c + TRIM_SLICE_CHUNKS, t->n_chunks);
+
+        g_mutex_lock(&r->lock);
+        any = r->trim_at < r->trim_end &&
+              t->chunk[r->trim_chunk].server == s->index;
+        for (uint32_t w = c / 64; w < (end + 63) / 64; w++) {
+            for (uint64_t bits = t->trim[w]; bits; bits &= bits - 1) {
+                any |= t->chunk[w * 64 + __builtin_ctzll(bits)].server ==
+                       s->index;
+            }
+        }
+        g_mutex_unlock(&r->lock);
+    }
+    return any;
+}
+
 bool memx_store_refused(MemxRegion *r, MemxServer *s)
 {
     bool hope;
@@ -213,8 +237,9 @@ bool memx_store_refused(MemxRegion *r, MemxServer *s)
     if (release_kept(r, s)) {
         return true;
     }
+    /* Not in what others are to drop: they may be away for long. */
+    hope = s->n_drops || has_trims(r, s);
     g_mutex_lock(&r->lock);
-    hope = s->n_drops || r->table.n_trim;
     if (!hope && !s->full_told && s->remote_pages < s->reserved_pages) {
         s->full_told = true;
         memx_event_post_locked(r, MEMX_EVENT_POOL_FULL, s->index);

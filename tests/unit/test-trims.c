@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <stdatomic.h>
+#include <string.h>
 #include "region-fixture.h"
 #include "region.h"
 
@@ -191,10 +192,138 @@ static void test_slot_in_use(void)
     server_process_free(server);
 }
 
+/* --- What is to be dropped elsewhere --- */
+
+/* TCP; one server refuses each STORE as long as `refuses` is set. */
+static MemxTransport refusing;
+static const char *refusing_port;
+static int refuses;             /* atomic */
+
+static MemxChannel *connect_refusing(const char *host, const char *port,
+                                     int timeout_ms, int cancel_fd,
+                                     GError **error)
+{
+    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
+                                                      cancel_fd, error);
+
+    if (channel && !strcmp(port, refusing_port)) {
+        channel->transport = &refusing;
+    }
+    return channel;
+}
+
+static MemxCall *progress_refusing(MemxChannel *channel)
+{
+    MemxCall *call = memx_transport_tcp.progress(channel);
+
+    if (call && !call->status && call->request.opcode == MEMX_OP_STORE &&
+        g_atomic_int_get(&refuses)) {
+        call->reply.error = MEMX_ERR_FULL;
+    }
+    return call;
+}
+
+static void count_full(const MemxEvent *event, void *opaque)
+{
+    if (event->type == MEMX_EVENT_POOL_FULL) {
+        g_test_message("%s", event->message);
+        g_atomic_int_inc((gint *)opaque);
+    }
+}
+
+/* What was never written: its chunks go where there is room. */
+static void *write_rest(void *base)
+{
+    for (uint64_t page = SIZE / 2 / PAGE_BYTES; page < SIZE / PAGE_BYTES;
+         page++) {
+        pattern_write(base, page, 1);
+    }
+    return NULL;
+}
+
+/* A page that only this server has, which is to drop it. */
+static void discard_one_of(MemxRegion *r, unsigned server)
+{
+    uint64_t group = 0;
+
+    g_mutex_lock(&r->lock);
+    while (r->table.chunk[memx_chunk_of_group(&r->table, group)].server !=
+           server || !(r->table.stored[group] & 1)) {
+        g_assert_cmpuint(++group, <, r->table.n_groups);
+    }
+    g_mutex_unlock(&r->lock);
+    g_assert_cmpint(memx_region_discard(r, group * MEMX_GROUP_BYTES,
+                                        PAGE_BYTES), ==, 0);
+}
+
+static bool has_remote(const MemxStats *stats, uint64_t unused)
+{
+    return stats->servers[0].remote_bytes && stats->servers[1].remote_bytes;
+}
+
+static bool is_away(const MemxStats *stats, uint64_t unused)
+{
+    return stats->servers[1].health != MEMX_SERVER_UP;
+}
+
+static bool full_told(const MemxStats *stats, uint64_t events)
+{
+    return g_atomic_int_get((gint *)(uintptr_t)events) > 0;
+}
+
+/* Another server is away, and has something to drop: that gives no hope to the
+ * one that is full. */
+static void test_of_another_server(void)
+{
+    ServerProcess *server[] = { server_process_new("80M"),
+                                server_process_new("80M") };
+    const char *servers[] = { server_process_address(server[0]),
+                              server_process_address(server[1]), NULL };
+    gint events = 0;
+    MemxOptions o = MEMX_OPTIONS_INIT;
+    g_autoptr(GError) error = NULL;
+    MemxRegion *region;
+    MemxStats stats;
+    GThread *writer;
+
+    refusing = memx_transport_tcp;
+    refusing.connect = connect_refusing;
+    refusing.progress = progress_refusing;
+    refusing_port = strrchr(servers[0], ':') + 1;
+    o.size_bytes = SIZE;
+    o.local_bytes = LOCAL;
+    o.chunk_bytes = 256 << 10;
+    o.keep_copies = MEMX_KEEP_COPIES_OFF;
+    o.servers = servers;
+    o.event = count_full;
+    o.opaque = &events;
+    region = memx_region_new_over(&o, &refusing, &error);
+    g_assert_no_error(error);
+    for (uint64_t page = 0; page < SIZE / 2 / PAGE_BYTES; page++) {
+        pattern_write(memx_region_base(region), page, 1);
+    }
+    await_stats(region, &stats, has_remote, 0);
+    await_stats(region, &stats, idle, 0);
+    server_process_stop(server[1]);
+    await_stats(region, &stats, is_away, 0);
+    discard_one_of(region, 1);
+    g_assert_cmpint(g_atomic_int_get(&events), ==, 0);
+    g_atomic_int_set(&refuses, 1);
+    writer = g_thread_new("writer", write_rest, memx_region_base(region));
+    await_stats(region, &stats, full_told, (uintptr_t)&events);
+    g_atomic_int_set(&refuses, 0);
+    server_process_continue(server[1]);
+    g_thread_join(writer);
+    memx_region_free(region);
+    server_process_free(server[0]);
+    server_process_free(server[1]);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/trims/broken-at-a-drop", test_broken_at_a_drop);
     g_test_add_func("/trims/slot-in-use", test_slot_in_use);
+    g_test_add_func("/trims/of-another-server", test_of_another_server);
     return g_test_run();
 }
