@@ -56,7 +56,7 @@ bool memx_keeper_reserve(MemxRegion *r, MemxServer **list, unsigned n,
     for (unsigned i = 0; i < n; i++) {
         if (list[i]->opened && want[i] > old[i] &&
             !memx_pool_reserve_one(r, list[i], want[i], error)) {
-            for (unsigned k = 0; k < i; k++) {
+            for (unsigned k = 0; k <= i; k++) { /* it may be late */
                 if (list[k]->opened && want[k] > old[k]) {
                     memx_pool_reserve_one(r, list[k], old[k], NULL);
                 }
@@ -75,6 +75,7 @@ void memx_keeper_want_locked(MemxRegion *r, MemxServer **list, unsigned n,
     }
     memx_pool_quotas_locked(r);
     r->rebalance = true;
+    r->grown = false;
     memx_worker_ring(&r->store);
 }
 
@@ -242,6 +243,29 @@ static void release(MemxRegion *r, MemxServer *s)
 
 /* --- The thread --- */
 
+/* A split was given up.  It reserved more, and gave chunks a server that these
+ * are not to have in the end. */
+static void after_split(MemxRegion *r)
+{
+    MemxServer *list[MEMX_SERVERS_MAX];
+    uint64_t want[MEMX_SERVERS_MAX];
+    unsigned n = 0;
+
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (memx_server_in_use(&r->server[i])) {
+            list[n] = &r->server[i];
+            want[n++] = r->before.want[i] ? r->before.want[i]
+                                          : r->before.pages[i];
+        }
+    }
+    if (r->grown && !r->home) { /* else give_back() does it */
+        memx_keeper_want_locked(r, list, n, want);
+    }
+    r->grown = false;
+    g_mutex_unlock(&r->lock);
+}
+
 /* Each chunk is where it belongs: what is reserved beyond that isn't needed. */
 static void lower(MemxRegion *r)
 {
@@ -264,7 +288,7 @@ static void lower(MemxRegion *r)
     }
     g_mutex_unlock(&r->lock);
     for (unsigned i = 0; ends && i < n; i++) {
-        if (want[i] > 1 && want[i] < r->server[i].reserved_pages) {
+        if (want[i] && want[i] < r->server[i].reserved_pages) {
             memx_pool_reserve_one(r, &r->server[i], want[i], NULL);
         }
     }
@@ -328,6 +352,9 @@ void *memx_keeper_thread(void *opaque)
         g_mutex_lock(&r->lock);
         settled = memx_keeper_settled_locked(r);
         g_mutex_unlock(&r->lock);
+        if (settled) {
+            after_split(r);
+        }
         for (unsigned i = 0; settled && i < r->n_servers; i++) {
             look_after(r, &r->server[i]);
             give_back(r, &r->server[i]);

@@ -519,7 +519,8 @@ MEMX_API int memx_split_drain(MemxRegion *region, unsigned timeout_ms,
 MEMX_API int memx_split_offer(MemxRegion *region, unsigned timeout_ms,
                               GError **error);
 
-/* Before the offer: paging goes on as if nothing had been. */
+/* Before the offer: paging goes on as if nothing had been.  What was reserved
+ * for the split is given back in the background. */
 MEMX_API void memx_split_cancel(MemxRegion *region);
 
 typedef enum {

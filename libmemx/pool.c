@@ -374,7 +374,7 @@ static bool reserve_all(MemxRegion *r, const uint64_t *pages,
     for (unsigned i = 0; i < r->n_servers; i++) {
         if (pages[i] != old[i] &&
             !memx_pool_reserve_one(r, &r->server[i], pages[i], error)) {
-            for (unsigned k = 0; k < i; k++) {
+            for (unsigned k = 0; k <= i; k++) { /* it may be late */
                 if (pages[k] != old[k]) {
                     memx_pool_reserve_one(r, &r->server[k], old[k], NULL);
                 }
@@ -501,22 +501,68 @@ bool memx_pool_plan(MemxRegion *r, MemxServer **list, unsigned n,
     }
 }
 
+static uint64_t reserved_in_use(MemxRegion *r, uint64_t *pages)
+{
+    uint64_t sum = 0;
+
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        pages[i] = memx_server_in_use(&r->server[i])
+                   ? r->server[i].reserved_pages : 0;
+        sum += pages[i];
+    }
+    g_mutex_unlock(&r->lock);
+    return sum;
+}
+
+bool memx_pool_reserve_least(MemxRegion *r, uint64_t limit, GError **error)
+{
+    uint64_t need = memx_pool_need(r, limit), old[MEMX_SERVERS_MAX];
+    uint64_t now = reserved_in_use(r, old);
+
+    return need <= now || grow(r, need - now, old, error);
+}
+
 bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
 {
     uint64_t old[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
-    uint64_t need, now = 0;
+    uint64_t need = memx_pool_need(r, limit);
+    uint64_t now = reserved_in_use(r, old);
+    bool ok;
 
-    g_mutex_lock(&r->lock);
-    need = memx_pool_need(r, limit);
+    if (need < now) {
+        ok = share_out(r->n_servers, need, old, share) &&
+             reserve_all(r, share, old, error);
+    } else {
+        ok = need == now || grow(r, need - now, old, error);
+    }
+    if (ok) {
+        g_mutex_lock(&r->lock);
+        r->grown = false;
+        g_mutex_unlock(&r->lock);
+    }
+    return ok;
+}
+
+void memx_pool_reserved_locked(const MemxRegion *r, MemxReserved *reserved)
+{
     for (unsigned i = 0; i < r->n_servers; i++) {
-        old[i] = memx_server_in_use(&r->server[i])
-                 ? r->server[i].reserved_pages : 0;
-        now += old[i];
+        reserved->pages[i] = r->server[i].reserved_pages;
+        reserved->want[i] = r->server[i].want_pages;
     }
+}
+
+void memx_pool_restore(MemxRegion *r, const MemxReserved *reserved)
+{
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (reserved->pages[i] < r->server[i].reserved_pages) {
+            memx_pool_reserve_one(r, &r->server[i], reserved->pages[i], NULL);
+        }
+    }
+    g_mutex_lock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        r->server[i].want_pages = reserved->want[i];
+    }
+    memx_pool_quotas_locked(r);
     g_mutex_unlock(&r->lock);
-    if (need > now) {
-        return grow(r, need - now, old, error);
-    }
-    return need == now || (share_out(r->n_servers, need, old, share) &&
-                           reserve_all(r, share, old, error));
 }

@@ -189,6 +189,12 @@ typedef struct MemxPrefetch {
     int direction;          /* of the stream; 0: of none */
 } MemxPrefetch;
 
+/* What was reserved on each server, and was to be in the end. */
+typedef struct MemxReserved {
+    uint64_t pages[MEMX_SERVERS_MAX];
+    uint64_t want[MEMX_SERVERS_MAX];
+} MemxReserved;
+
 /* Something that an API thread asks of the store thread. */
 typedef struct MemxControl {
     unsigned server;
@@ -315,6 +321,8 @@ struct MemxRegion {
                                NULL: no huge pages */
     unsigned windows_away;  /* taken by the sampler: chunks are exclusive */
     bool rebalance;         /* chunks go where there are too few of them */
+    bool grown;             /* a split reserved more than it was `before` */
+    MemxReserved before;
     unsigned n_moves;       /* active */
     uint64_t fetched_at_commit;
     MemxSplitOut *out;      /* while it is being split; split-out.c */
@@ -513,9 +521,14 @@ bool memx_pool_open(MemxRegion *r, const MemxOptions *o, GError **error);
 void memx_pool_close(MemxRegion *r);
 /* Makes the reservation fit a local size of @limit pages. */
 bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error);
+/* Makes it fit that at least. */
+bool memx_pool_reserve_least(MemxRegion *r, uint64_t limit, GError **error);
 /* Makes it at least @need[i] pages on server i. */
 bool memx_pool_reserve_each(MemxRegion *r, const uint64_t *need,
                             GError **error);
+/* What it is; and as it was, after it has grown. */
+void memx_pool_reserved_locked(const MemxRegion *r, MemxReserved *reserved);
+void memx_pool_restore(MemxRegion *r, const MemxReserved *reserved);
 /* What must be reserved for that. */
 uint64_t memx_pool_need(const MemxRegion *r, uint64_t limit);
 MemxServer *memx_pool_add(MemxRegion *r, const MemxOptions *o, GBytes *key,

@@ -378,6 +378,32 @@ static bool await_last(MemxRegion *r, GError **error)
     return ok;
 }
 
+/* What the destination will need, and on each server @need[i] pages. */
+static bool reserve(MemxRegion *r, const MemxSplitOut *out,
+                    const uint64_t *need, GError **error)
+{
+    MemxReserved before;
+    bool grown, ok;
+
+    g_mutex_lock(&r->lock);
+    memx_pool_reserved_locked(r, &before);
+    grown = r->grown; /* by one that was cancelled just now */
+    g_mutex_unlock(&r->lock);
+    ok = memx_pool_reserve_least(r, MIN(out->main_max, r->limit), error) &&
+         memx_pool_reserve_each(r, need, error);
+    if (!ok) {
+        memx_pool_restore(r, &before);
+        return false;
+    }
+    g_mutex_lock(&r->lock);
+    if (!grown) {
+        r->before = before;
+    }
+    r->grown = true; /* keeper.c lowers it, if this one is cancelled */
+    g_mutex_unlock(&r->lock);
+    return true;
+}
+
 static bool split_begin(MemxRegion *r, const MemxSplitOptions *o,
                         GError **error)
 {
@@ -400,8 +426,7 @@ static bool split_begin(MemxRegion *r, const MemxSplitOptions *o,
     decide_locked(r, out);
     plan_locked(r, out, need);
     g_mutex_unlock(&r->lock);
-    if (!memx_pool_reserve(r, MIN(out->main_max, r->limit), error) ||
-        !memx_pool_reserve_each(r, need, error)) {
+    if (!reserve(r, out, need, error)) {
         memx_out_release(out);
         return false;
     }

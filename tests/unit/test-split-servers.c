@@ -212,6 +212,135 @@ static void test_attaches_at_once(void)
     servers_free(servers);
 }
 
+/* --- Reservations --- */
+
+/* What a server says of each space: one after the other. */
+static char *reserved_text(const ServerProcess *server)
+{
+    g_autofree char *out = server_process_memxctl(server, "status", "--json");
+    GString *text = g_string_new("");
+    const char *at = out;
+
+    while ((at = strstr(at, "\"reserved_bytes\""))) {
+        g_string_append_len(text, at, strcspn(at, ",}\n"));
+        at++;
+    }
+    return g_string_free(text, FALSE);
+}
+
+typedef struct Reserved {
+    uint64_t bytes[2];
+    char *text[2];
+} Reserved;
+
+static void reserved_get(ServerProcess **servers, MemxRegion *r,
+                         Reserved *reserved)
+{
+    MemxStats stats;
+
+    memx_region_stats(r, &stats);
+    for (unsigned i = 0; i < 2; i++) {
+        reserved->bytes[i] = stats.servers[i].reserved_bytes;
+        reserved->text[i] = reserved_text(servers[i]);
+        g_test_message("%" G_GUINT64_FORMAT " %s", reserved->bytes[i],
+                       reserved->text[i]);
+    }
+}
+
+static bool reserves_as(const MemxStats *stats, uint64_t reserved)
+{
+    const Reserved *r = (const Reserved *)(uintptr_t)reserved;
+
+    return stats->servers[0].reserved_bytes == r->bytes[0] &&
+           stats->servers[1].reserved_bytes == r->bytes[1];
+}
+
+static void reserved_check(ServerProcess **servers, MemxRegion *r,
+                           Reserved *reserved)
+{
+    MemxStats stats;
+
+    memx_region_stats(r, &stats);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *text = reserved_text(servers[i]);
+
+        g_assert_cmpuint(stats.servers[i].reserved_bytes, ==,
+                         reserved->bytes[i]);
+        g_assert_cmpstr(text, ==, reserved->text[i]);
+        g_clear_pointer(&reserved->text[i], g_free);
+    }
+}
+
+/* Half of it is remote, on both. */
+static MemxRegion *on_two_servers(ServerProcess **servers, Move *m)
+{
+    MemxRegion *r = region_fixture_new(&(RegionFixture) {
+        .base = move_map(SIZE), .size = SIZE, .local = SIZE / 2,
+        .chunk = CHUNK, .servers = servers, .n_servers = 2,
+    });
+
+    m->source = r;
+    m->vm = vm_new(memx_region_base(r), SIZE, 1);
+    m->main_bytes = SIZE / 4;
+    vm_fill(m->vm, 1);
+    return r;
+}
+
+/* One server grants what is asked of it, and the other can't. */
+static void test_failed_reserves_nothing(void)
+{
+    ServerProcess *servers[2];
+    MemxRegion *r, *other;
+    g_autoptr(GError) error = NULL;
+    Reserved reserved;
+    Move m = { 0 };
+
+    servers[0] = server_process_new("32M");
+    servers[1] = server_process_new("80M");
+    r = on_two_servers(servers, &m);
+    other = region_fixture_new(&(RegionFixture) { /* nearly all that is free */
+        .size = 31 * MIB, .local = 8 * MIB, .servers = servers,
+        .n_servers = 1,
+    });
+    reserved_get(servers, r, &reserved);
+    g_assert_false(move_try(&m, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_FULL);
+    g_test_message("%s", error->message);
+    reserved_check(servers, r, &reserved);
+    memx_region_free(other);
+    vm_check(m.vm);
+    memx_region_free(r);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
+static void test_cancelled_reserves_nothing(void)
+{
+    ServerProcess *servers[2];
+    MemxRegion *r;
+    MemxStats stats;
+    Reserved reserved;
+    Move m = { 0 };
+
+    servers_new(servers);
+    r = on_two_servers(servers, &m);
+    reserved_get(servers, r, &reserved);
+    for (unsigned i = 0; i < 2; i++) { /* the second one perhaps at once */
+        move_transfer(&m);
+        memx_region_stats(r, &stats);
+        g_assert_cmpuint(stats.servers[0].reserved_bytes, >,
+                         reserved.bytes[0]);
+        memx_split_cancel(r);
+        g_clear_pointer(&m.arrival, memx_arrival_free);
+    }
+    await_stats(r, &stats, reserves_as, (uintptr_t)&reserved);
+    reserved_check(servers, r, &reserved);
+    vm_check(m.vm);
+    memx_region_free(r);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
 /* --- Where chunks are --- */
 
 /* A chunk that has no server, and that the destination was told of. */
@@ -278,6 +407,10 @@ int main(int argc, char **argv)
     g_test_add_func("/split-servers/empty-says-nothing",
                     test_empty_says_nothing);
     g_test_add_func("/split-servers/attaches-at-once", test_attaches_at_once);
+    g_test_add_func("/split-servers/failed-reserves-nothing",
+                    test_failed_reserves_nothing);
+    g_test_add_func("/split-servers/cancelled-reserves-nothing",
+                    test_cancelled_reserves_nothing);
     g_test_add_func("/split-servers/gets-server-meanwhile",
                     test_gets_server_meanwhile);
     return g_test_run();
