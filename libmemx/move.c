@@ -21,6 +21,10 @@
  * moved again.  Pages that are no longer stored at the flip (discarded, or a
  * copy that was given up) are trimmed on B as usual.
  *
+ * While the memory is being split no chunk is MOVING: what is stored changes.
+ * A split that begins has the moves given up, but for those of a server that
+ * is to be emptied, which it doesn't begin beside.
+ *
  * A connection of B that is lost voids what B acknowledged, since B may come
  * back without it: the move begins anew.
  *
@@ -49,7 +53,8 @@ static bool moves_now(const MemxServer *s, uint64_t now)
 
 static bool gives(const MemxRegion *r, const MemxServer *s)
 {
-    return s->moving_out || (r->rebalance && s->n_chunks > s->chunk_quota);
+    return s->moving_out || (r->rebalance && !r->moves_wait &&
+                             s->n_chunks > s->chunk_quota);
 }
 
 /* In its reservation, next to what is on its way, or unreserved. */
@@ -186,10 +191,11 @@ static bool flip(MemxRegion *r, MemxMove *m, MemxServer *to)
 /* What of the move must be given up for? */
 static bool in_trouble(MemxRegion *r, const MemxMove *m, const MemxServer *to)
 {
+    const MemxServer *from = &r->server[m->from];
     uint64_t now = memx_now_ns();
 
     return to->channels != m->channels || !moves_now(to, now) ||
-           !moves_now(&r->server[m->from], now);
+           !moves_now(from, now) || (r->moves_wait && !from->moving_out);
 }
 
 static bool ask(MemxRegion *r, MemxMove *m, MemxServer *to, uint64_t mask)

@@ -321,6 +321,7 @@ struct MemxRegion {
                                NULL: no huge pages */
     unsigned windows_away;  /* taken by the sampler: chunks are exclusive */
     bool rebalance;         /* chunks go where there are too few of them */
+    bool moves_wait;        /* but not now: a split begins */
     bool grown;             /* a split reserved more than it was `before` */
     MemxReserved before;
     unsigned n_moves;       /* active */

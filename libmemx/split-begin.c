@@ -309,10 +309,10 @@ static bool settled_locked(MemxRegion *r, GError **error)
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
 
-        if (s->moving_out || s->n_old) {
+        if (s->moving_out || s->n_old || r->move[i].active) {
             g_set_error(error, MEMX_ERROR, MEMX_ERROR_INVALID,
-                        "memory is being moved from memory server %s to "
-                        "others; try again when that has ended",
+                        "memory is being moved from memory server %s or to "
+                        "it; try again when that has ended",
                         s->peer->address);
             return false;
         }
@@ -350,15 +350,17 @@ static bool stalled_locked(MemxRegion *r)
     return false;
 }
 
-/* A cancelled split ends when its last push was answered, a move when what was
- * copied in vain is dropped.  Then servers that were slow with that are up. */
+/* A cancelled split ends when its last push was answered, a move that is given
+ * up when what was copied in vain is dropped.  Then servers that were slow with
+ * that are up. */
 static bool await_last(MemxRegion *r, GError **error)
 {
     int64_t end = g_get_monotonic_time() + ENDING_MS * 1000ll;
     bool ok;
 
     g_mutex_lock(&r->lock);
-    r->rebalance = false; /* what is under way ends */
+    r->moves_wait = true;
+    memx_worker_ring(&r->store);
     r->n_waiting++;
     while (((r->out && r->out->ending) || r->n_moves || drops_locked(r) ||
             stalled_locked(r)) &&
@@ -463,6 +465,9 @@ bool memx_split_begin(MemxRegion *r, const MemxSplitOptions *o,
 
     if (ok) {
         ok = split_begin(r, o, error);
+        g_mutex_lock(&r->lock);
+        r->moves_wait = false; /* what has begun keeps them back itself */
+        g_mutex_unlock(&r->lock);
         g_mutex_unlock(&r->resize);
     }
     return ok;

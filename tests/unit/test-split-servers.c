@@ -212,6 +212,138 @@ static void test_attaches_at_once(void)
     servers_free(servers);
 }
 
+/* --- Moves between servers --- */
+
+/* Memory that is mostly remote, on server 0 alone.  Every second page of it was
+ * never written. */
+static MemxRegion *on_one_server(ServerProcess **servers, Move *m)
+{
+    MemxRegion *r;
+
+    servers_new(servers);
+    r = region_fixture_new(&(RegionFixture) {
+        .base = move_map(SIZE), .size = SIZE, .local = SIZE / 4,
+        .chunk = CHUNK, .servers = servers, .n_servers = 1,
+    });
+    m->source = r;
+    m->vm = vm_new(memx_region_base(r), SIZE, 1);
+    m->main_bytes = SIZE / 4;
+    for (uint64_t page = 0; page < m->vm->n_pages; page += 2) {
+        vm_write(m->vm, page, 1);
+    }
+    return r;
+}
+
+static void use_both(ServerProcess **servers, MemxRegion *r)
+{
+    const char *list[] = { server_process_address(servers[0]),
+                           server_process_address(servers[1]), NULL };
+    g_autoptr(GError) error = NULL;
+
+    memx_region_set_servers(r, list, &error);
+    g_assert_no_error(error);
+}
+
+/* As if a page of each chunk were being fetched: none changes its server. */
+static void hold_all(MemxRegion *r, int by)
+{
+    g_mutex_lock(&r->lock);
+    for (uint32_t c = 0; c < r->table.n_chunks; c++) {
+        r->table.chunk[c].fetching += by;
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+/* A chunk all of which is on the new server, too, but that is still read from
+ * the old one. */
+static uint32_t await_copied(MemxRegion *r)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    const MemxMove *m = &r->move[1];
+    uint32_t c = MEMX_CHUNK_NONE;
+
+    while (c == MEMX_CHUNK_NONE) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+        g_mutex_lock(&r->lock);
+        if (m->active && m->at == m->end) {
+            c = m->chunk;
+        }
+        g_mutex_unlock(&r->lock);
+    }
+    return c;
+}
+
+static void await_sent(MemxRegion *r)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    g_autoptr(GError) error = NULL;
+    MemxSplitStats stats;
+
+    do {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        memx_split_wait(r, 100);
+        memx_split_check(r, &error);
+        g_assert_no_error(error);
+        memx_split_stats(r, &stats);
+    } while (stats.pending_bytes);
+}
+
+static bool has_chunks(const MemxStats *stats, uint64_t chunks)
+{
+    return stats->servers[1].chunks >= chunks;
+}
+
+static bool nothing_to_move(const MemxStats *stats, uint64_t unused)
+{
+    return !stats->servers[0].to_move;
+}
+
+static bool reserves_less(const MemxStats *stats, uint64_t bytes)
+{
+    return stats->servers[0].reserved_bytes < bytes;
+}
+
+/* A chunk is on its way to a new server, and what is fetched keeps it from
+ * getting there.  The split has it stored where it is; cancelled, chunks go on
+ * to the new server. */
+static void test_begins_amid_move(void)
+{
+    ServerProcess *servers[2];
+    MemxRegion *r;
+    MemxStats stats;
+    Move m = { 0 };
+    uint64_t page, reserved;
+    uint32_t c;
+
+    r = on_one_server(servers, &m);
+    memx_region_stats(r, &stats);
+    reserved = stats.servers[0].reserved_bytes;
+    hold_all(r, 1);
+    use_both(servers, r);
+    c = await_copied(r);
+    page = c * (CHUNK / PAGE_BYTES);
+    for (unsigned i = 1; i < 64; i += 2) {
+        vm_write(m.vm, page + i, 2); /* the old server gets these */
+    }
+    move_begin(&m);
+    g_mutex_lock(&r->lock);
+    r->out->hot[c / 64] &= ~(1ull << c % 64); /* for the server, in any case */
+    g_mutex_unlock(&r->lock);
+    move_pass(&m);
+    await_sent(r);
+    memx_split_cancel(r);
+    g_clear_pointer(&m.arrival, memx_arrival_free);
+    hold_all(r, -1);
+    await_stats(r, &stats, has_chunks, SIZE / CHUNK / 4);
+    await_stats(r, &stats, nothing_to_move, 0);
+    await_stats(r, &stats, reserves_less, reserved);
+    vm_check(m.vm);
+    memx_region_free(r);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
 /* --- Reservations --- */
 
 /* What a server says of each space: one after the other. */
@@ -407,6 +539,8 @@ int main(int argc, char **argv)
     g_test_add_func("/split-servers/empty-says-nothing",
                     test_empty_says_nothing);
     g_test_add_func("/split-servers/attaches-at-once", test_attaches_at_once);
+    g_test_add_func("/split-servers/begins-amid-move",
+                    test_begins_amid_move);
     g_test_add_func("/split-servers/failed-reserves-nothing",
                     test_failed_reserves_nothing);
     g_test_add_func("/split-servers/cancelled-reserves-nothing",
