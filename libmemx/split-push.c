@@ -138,13 +138,14 @@ static void settle_locked(MemxRegion *r, uint64_t g, uint64_t full,
     r->out->zero_pages += memx_mask_pages(zero);
 }
 
-/* Pages that the server refused are not there: else they would look like
- * copies that can be given up for room, again and again. */
-static void refused_locked(MemxRegion *r, const MemxPush *push)
+/* Of these pages the server may have no copy after all.  What isn't here is
+ * there: it was stored since. */
+static void not_kept_locked(MemxRegion *r, const MemxPush *push, uint64_t mask)
 {
-    uint64_t *stored = &r->table.stored[push->group];
+    MemxSlot *slot = memx_staging_find(&r->staging, push->group, true);
+    uint64_t stored = r->table.stored[push->group];
     uint64_t present = r->table.present[push->group];
-    uint64_t gone = push->fresh & *stored & present;
+    uint64_t gone = mask & stored & (present | (slot ? slot->staged : 0));
 
     for (unsigned i = 0; i < MEMX_PUSHES; i++) {
         const MemxPush *other = &r->out->push[push->server * MEMX_PUSHES + i];
@@ -153,7 +154,22 @@ static void refused_locked(MemxRegion *r, const MemxPush *push)
             gone &= ~other->mask; /* that one may get there */
         }
     }
-    memx_set_group_locked(r, push->group, present, *stored & ~gone);
+    memx_set_group_locked(r, push->group, present, stored & ~gone);
+}
+
+/* Pages that the server refused are not there: else they would look like
+ * copies that can be given up for room, again and again. */
+static void refused_locked(MemxRegion *r, const MemxPush *push)
+{
+    not_kept_locked(r, push, push->fresh);
+}
+
+/* Nobody knows what got there.  If it isn't sent again, since the split ends,
+ * a copy that isn't there would keep its chunk from ever being moved. */
+static void lost_locked(MemxRegion *r, const MemxPush *push)
+{
+    not_kept_locked(r, push, push->mask);
+    memx_trim_set(&r->table, memx_chunk_of_group(&r->table, push->group));
 }
 
 /* They didn't get there.  What went elsewhere meanwhile is not ours. */
@@ -238,6 +254,8 @@ void memx_out_answered(MemxRegion *r, MemxCall *call)
         put_back_locked(r, push);
         if (full) {
             refused_locked(r, push);
+        } else {
+            lost_locked(r, push);
         }
     } else {
         out->server[push->server].sent_pages += n;

@@ -344,6 +344,72 @@ static void test_begins_amid_move(void)
     servers_free(servers);
 }
 
+/* The first group is on its way to server 0. */
+static void await_pushed(MemxRegion *r)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    bool pushed = false;
+
+    while (!pushed) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+        g_mutex_lock(&r->lock);
+        for (unsigned i = 0; i < MEMX_PUSHES; i++) {
+            pushed |= r->out->push[i].busy && !r->out->push[i].group;
+        }
+        g_mutex_unlock(&r->lock);
+    }
+}
+
+static bool is_down(const MemxStats *stats, uint64_t unused)
+{
+    return stats->servers[0].health == MEMX_SERVER_DOWN;
+}
+
+static bool is_released(const MemxStats *stats, uint64_t unused)
+{
+    return stats->servers[0].state == MEMX_SERVER_RELEASED;
+}
+
+/* What was sent to a server got lost with its connection, and the split is
+ * cancelled: it isn't taken for something that could be fetched from there. */
+static void test_moves_after_loss(void)
+{
+    ServerProcess *servers[2];
+    const char *other[2] = { NULL };
+    g_autoptr(GError) error = NULL;
+    MemxRegion *r;
+    MemxStats stats;
+    Move m = { 0 };
+
+    r = on_one_server(servers, &m);
+    move_begin(&m);
+    move_pass(&m);
+    await_sent(r);
+    server_process_stop(servers[0]);
+    g_mutex_lock(&r->lock);
+    r->out->hot[0] &= ~1ull;
+    g_mutex_unlock(&r->lock);
+    for (unsigned i = 1; i < 64; i += 2) {
+        vm_write(m.vm, i, 2);
+    }
+    move_pass(&m);
+    await_pushed(r);
+    server_process_kill(servers[0]);
+    await_stats(r, &stats, is_down, 0);
+    memx_split_cancel(r);
+    g_clear_pointer(&m.arrival, memx_arrival_free);
+    server_process_restart(servers[0], true);
+    other[0] = server_process_address(servers[1]);
+    memx_region_set_servers(r, other, &error);
+    g_assert_no_error(error);
+    await_stats(r, &stats, is_released, 0);
+    vm_check(m.vm);
+    memx_region_free(r);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
 /* --- Reservations --- */
 
 /* What a server says of each space: one after the other. */
@@ -541,6 +607,7 @@ int main(int argc, char **argv)
     g_test_add_func("/split-servers/attaches-at-once", test_attaches_at_once);
     g_test_add_func("/split-servers/begins-amid-move",
                     test_begins_amid_move);
+    g_test_add_func("/split-servers/moves-after-loss", test_moves_after_loss);
     g_test_add_func("/split-servers/failed-reserves-nothing",
                     test_failed_reserves_nothing);
     g_test_add_func("/split-servers/cancelled-reserves-nothing",
