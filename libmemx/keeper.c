@@ -32,8 +32,7 @@
 
 #define TICK_MS 200
 #define AGAIN_NS 5000000000ull  /* room is looked for again */
-#define CLOSE_MS 2000
-#define LEAVE_MS 5000           /* for lanes to be left */
+#define LEAVE_MS 500            /* for lanes to be left; else the next time */
 
 bool memx_keeper_settled_locked(MemxRegion *r)
 {
@@ -154,6 +153,9 @@ static bool empty_locked(MemxRegion *r, MemxServer *s)
 
 static bool lanes_left_locked(MemxServer *s)
 {
+    if (!s->closed) {
+        return false;
+    }
     for (unsigned lane = 0; lane <= MEMX_LANE_FETCH; lane++) {
         if (s->lane[lane].up) {
             return false;
@@ -162,21 +164,34 @@ static bool lanes_left_locked(MemxServer *s)
     return true;
 }
 
-/* False: it can't be reached. */
-static bool close_space(MemxRegion *r, MemxServer *s)
+/* Its lanes are left as soon as nothing is in flight there. */
+void memx_keeper_closed_locked(MemxRegion *r, MemxServer *s)
 {
-    MemxControl *control;
-    unsigned refused = 0;
+    s->closed = true;
+    memx_worker_ring(&r->store);
+    memx_worker_ring(&r->faults);
+    memx_worker_ring(&r->fetch);
+}
+
+/* Nobody waits for the answer, which may take as long as a server is stopped:
+ * the store thread notes it. */
+static void close_space(MemxRegion *r, MemxServer *s)
+{
+    unsigned refused;
     bool up;
 
     g_mutex_lock(&r->lock);
     up = s->lane[MEMX_LANE_ORDERED].up;
-    g_mutex_unlock(&r->lock);
     if (!up) {
-        return false;
+        memx_keeper_closed_locked(r, s);
     }
-    control = memx_control_new(s, MEMX_OP_CLOSE);
-    return !memx_control_call(r, control, CLOSE_MS, &refused) && !refused;
+    g_mutex_unlock(&r->lock);
+    if (up) {
+        MemxControl *control = memx_control_new(s, MEMX_OP_CLOSE);
+
+        memx_control_start(r, control);
+        memx_control_end(r, control, 0, &refused);
+    }
 }
 
 /* The books forget it. */
@@ -210,22 +225,21 @@ static void forget_locked(MemxRegion *r, MemxServer *s)
 static void release(MemxRegion *r, MemxServer *s)
 {
     int64_t end = g_get_monotonic_time() + LEAVE_MS * 1000ll;
-    bool left, told;
+    bool first, left, told;
 
     g_mutex_lock(&r->lock);
-    s->left_behind |= !s->closing;
+    first = !s->closing;
+    s->left_behind |= first;
     s->closing = true;
     g_mutex_unlock(&r->lock);
-    memx_worker_join(&s->link); /* rung, it gives connecting up */
-    told = close_space(r, s);
+    if (first) {
+        memx_worker_join(&s->link); /* rung, it gives connecting up */
+        close_space(r, s);
+    }
     g_mutex_lock(&r->lock);
-    s->left_behind &= !told;
-    s->closed = true;
-    memx_worker_ring(&r->store);
-    memx_worker_ring(&r->faults);
-    memx_worker_ring(&r->fetch);
     r->n_waiting++;
-    while (!lanes_left_locked(s) && !memx_stopping(r) &&
+    /* Not for long: `resize` is held. */
+    while (first && !lanes_left_locked(s) && !memx_stopping(r) &&
            g_cond_wait_until(&r->changed, &r->lock, end)) {
         ;
     }

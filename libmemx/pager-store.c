@@ -435,6 +435,8 @@ static void control_done(MemxRegion *r, MemxControl *control, int status,
     control->done = true;
     if (control->opcode == MEMX_OP_OFFER && !status && !error) {
         memx_out_offered_locked(r, control->server, control->body);
+    } else if (control->opcode == MEMX_OP_CLOSE && !status && !error) {
+        r->server[control->server].left_behind = false;
     }
     if (control->abandoned) {
         g_free(control);
@@ -469,6 +471,11 @@ static void controls(MemxRegion *r)
         };
         err = memx_lane_submit(r, &r->server[control->server],
                                MEMX_LANE_ORDERED, &control->call);
+        if (control->opcode == MEMX_OP_CLOSE) {
+            g_mutex_lock(&r->lock);
+            memx_keeper_closed_locked(r, &r->server[control->server]);
+            g_mutex_unlock(&r->lock);
+        }
         if (err) {
             control_done(r, control, err, 0);
         }

@@ -585,6 +585,9 @@ bool memx_keeper_reserve(MemxRegion *r, MemxServer **list, unsigned n,
 void memx_keeper_want_locked(MemxRegion *r, MemxServer **list, unsigned n,
                              const uint64_t *want);
 
+/* The server was asked to close the space, or can't be: the last request. */
+void memx_keeper_closed_locked(MemxRegion *r, MemxServer *s);
+
 /* move.c: the store thread's part.  True: there is more, soon. */
 bool memx_moves(MemxRegion *r);
 void memx_move_answered(MemxRegion *r, MemxServer *s, MemxCall *call);

@@ -617,6 +617,67 @@ static void test_discarded(void)
     end_of_move(test);
 }
 
+/* Nothing of ours is there any more; but it has not been told so. */
+static bool is_empty(Test *test, unsigned i)
+{
+    MemxRegion *r = test->region;
+    const MemxServer *s = &r->server[i];
+    bool empty;
+
+    g_mutex_lock(&r->lock);
+    empty = !s->n_chunks && !s->n_old && !r->n_moves;
+    g_mutex_unlock(&r->lock);
+    return empty;
+}
+
+static bool is_closing(Test *test, unsigned i)
+{
+    bool closing;
+
+    g_mutex_lock(&test->region->lock);
+    closing = test->region->server[i].closing;
+    g_mutex_unlock(&test->region->lock);
+    return closing;
+}
+
+static void await(Test *test, bool (*done)(Test *test, unsigned i), unsigned i)
+{
+    int64_t end = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+
+    while (!done(test, i)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(1000);
+    }
+}
+
+/* Servers that are to be released don't answer any more: the local size and
+ * the servers can be changed nevertheless. */
+static void test_released_stopped(void)
+{
+    Test *test = test_new(2, NULL);
+    g_autoptr(GError) error = NULL;
+
+    set_servers(test, "2");
+    g_mutex_lock(&test->region->resize); /* no release before that */
+    await(test, is_empty, 0);
+    await(test, is_empty, 1);
+    server_process_stop(test->server[0]);
+    server_process_stop(test->server[1]);
+    g_mutex_unlock(&test->region->resize);
+    await(test, is_closing, 0);
+    memx_region_set_local_bytes(test->region, LOCAL + MIB, &error);
+    g_assert_no_error(error);
+    set_servers(test, "23");
+    server_process_continue(test->server[0]);
+    server_process_continue(test->server[1]);
+    await_released(test, 0);
+    await_released(test, 1);
+    assert_no_space(test, 0);
+    assert_no_space(test, 1);
+    await_balanced(test, 2);
+    test_free(test);
+}
+
 /* --- At random --- */
 
 static void test_random(void)
@@ -688,6 +749,7 @@ int main(int argc, char **argv)
     g_test_add_func("/servers/source-stopped", test_source_stopped);
     g_test_add_func("/servers/freed", test_freed);
     g_test_add_func("/servers/discarded", test_discarded);
+    g_test_add_func("/servers/released-stopped", test_released_stopped);
     g_test_add_func("/servers/random", test_random);
     return g_test_run();
 }
