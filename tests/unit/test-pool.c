@@ -2,6 +2,7 @@
 /*
  * The pool: reservation, shares, quotas; and servers that come back empty.
  */
+#include <string.h>
 #include "region-fixture.h"
 
 static void write_all(MemxRegion *region, uint64_t bytes, unsigned generation)
@@ -248,6 +249,55 @@ static void test_waits_for_room(void)
     server_process_free(server);
 }
 
+/* Of a local size of 8 MiB: below so much the engine evicts; and so much of it
+ * even pages that somebody waits for leave to others, when many are fetched. */
+#define LOW_PAGES 256
+#define STEADY_PAGES (LOW_PAGES / 8)
+
+static bool has_free(const MemxStats *s, uint64_t pages)
+{
+    return s->local_limit_bytes - s->local_bytes >= pages * PAGE_BYTES;
+}
+
+/* Room is made before it is needed: memory is free again without anybody who
+ * waits for some, and until then it does for a reader that isn't in a hurry.
+ * (What else takes pages is prefetch, and a tracker that has some away.) */
+static void test_never_starves(void)
+{
+    ServerProcess *server = server_process_new("96M");
+    uint64_t size = 64 * MIB, n_pages = size / PAGE_BYTES;
+    MemxRegion *region = region_fixture_new(&(RegionFixture) {
+        .size = size, .local = 8 * MIB, .servers = &server, .n_servers = 1,
+        .tracker = { .kind = MEMX_TRACKER_OFF, .cpu_percent = 2 },
+    });
+    g_autofree uint8_t *generation = g_malloc0(n_pages);
+    void *base = memx_region_base(region);
+    uint64_t remote, starved;
+    MemxStats s;
+
+    write_all(region, size, 1);
+    memset(generation, 1, n_pages);
+    memx_region_stats(region, &s);
+    starved = s.starved; /* that was no modest rate */
+    remote = s.faults_remote;
+    for (unsigned round = 0; round < 400; round++) {
+        await_stats(region, &s, has_free, LOW_PAGES);
+        for (unsigned i = 0; i < STEADY_PAGES; i++) {
+            uint64_t page = g_test_rand_int_range(0, n_pages);
+
+            pattern_check(base, page, generation[page]);
+            if (i % 2) {
+                pattern_write(base, page, ++generation[page]);
+            }
+        }
+        memx_region_stats(region, &s);
+        g_assert_cmpuint(s.starved, ==, starved);
+    }
+    g_assert_cmpuint(s.faults_remote, >, remote + 50 * STEADY_PAGES);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -258,5 +308,6 @@ int main(int argc, char **argv)
     g_test_add_func("/pool/empty-server-loses-only-copies",
                     test_empty_server_loses_only_copies);
     g_test_add_func("/pool/waits-for-room", test_waits_for_room);
+    g_test_add_func("/pool/never-starves", test_never_starves);
     return g_test_run();
 }
