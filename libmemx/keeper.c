@@ -280,7 +280,8 @@ static void after_split(MemxRegion *r)
     g_mutex_unlock(&r->lock);
 }
 
-/* Each chunk is where it belongs: what is reserved beyond that isn't needed. */
+/* Each chunk is where it belongs: what is reserved beyond that isn't needed.
+ * More may be there, as ever, where it is in nobody's way. */
 static void lower(MemxRegion *r)
 {
     uint64_t want[MEMX_SERVERS_MAX];
@@ -295,7 +296,7 @@ static void lower(MemxRegion *r)
         want[i] = memx_server_in_use(s) ? s->want_pages : 0;
         ends &= !s->moving_out && (s->released ||
                                    s->n_chunks <= s->chunk_quota) &&
-                (!want[i] || s->remote_pages <= want[i]);
+                (!want[i] || s->remote_pages <= want[i] + s->free_pages);
     }
     if (ends) {
         r->rebalance = false;
