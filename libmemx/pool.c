@@ -523,6 +523,36 @@ bool memx_pool_reserve_least(MemxRegion *r, uint64_t limit, GError **error)
     return need <= now || grow(r, need - now, old, error);
 }
 
+/* Less is needed, but chunks are still to move, and until then what their old
+ * server has must be reserved there: keeper.c lowers it when they have.  False:
+ * all are where they belong. */
+static bool want_less(MemxRegion *r, uint64_t need, const uint64_t *old)
+{
+    uint64_t room[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
+    MemxServer *list[MEMX_SERVERS_MAX];
+    unsigned n = 0;
+    bool moves;
+
+    g_mutex_lock(&r->lock);
+    moves = r->rebalance && need;
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        room[i] = r->server[i].want_pages ? MIN(r->server[i].want_pages,
+                                                old[i]) : old[i];
+    }
+    if (moves && (share_out(r->n_servers, need, room, share) ||
+                  share_out(r->n_servers, need, old, share))) {
+        for (unsigned i = 0; i < r->n_servers; i++) {
+            if (memx_server_in_use(&r->server[i])) {
+                share[n] = share[i];
+                list[n++] = &r->server[i];
+            }
+        }
+        memx_keeper_want_locked(r, list, n, share);
+    }
+    g_mutex_unlock(&r->lock);
+    return moves;
+}
+
 bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
 {
     uint64_t old[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];
@@ -531,8 +561,9 @@ bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
     bool ok;
 
     if (need < now) {
-        ok = share_out(r->n_servers, need, old, share) &&
-             reserve_all(r, share, old, error);
+        ok = want_less(r, need, old) ||
+             (share_out(r->n_servers, need, old, share) &&
+              reserve_all(r, share, old, error));
     } else {
         ok = need == now || grow(r, need - now, old, error);
     }

@@ -298,6 +298,48 @@ static void test_kept(void)
     test_free(test);
 }
 
+static void hold_all(MemxRegion *r, int by)
+{
+    g_mutex_lock(&r->lock);
+    for (uint32_t c = 0; c < r->table.n_chunks; c++) {
+        r->table.chunk[c].fetching += by;
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+static bool reserves_less(const MemxStats *stats, uint64_t bytes)
+{
+    return stats->servers[0].reserved_bytes < bytes;
+}
+
+/* The local size is changed while no chunk gets to a server that was added: what
+ * the old one has is still reserved there. */
+static void test_resized_amid_moves(void)
+{
+    Test *test = test_new(1, NULL);
+    g_autoptr(GError) error = NULL;
+    uint64_t reserved;
+    MemxStats stats;
+
+    writer_stop(&test->writer);
+    memx_region_stats(test->region, &stats);
+    reserved = stats.servers[0].reserved_bytes;
+    hold_all(test->region, 1); /* as if each were being fetched from */
+    set_servers(test, "012");
+    for (unsigned i = 0; i < 3; i++) { /* more, and less */
+        memx_region_set_local_bytes(test->region, LOCAL + i % 2 * MIB,
+                                    &error);
+        g_assert_no_error(error);
+        memx_region_stats(test->region, &stats);
+        g_assert_cmpuint(stats.servers[0].reserved_bytes, ==, reserved);
+    }
+    hold_all(test->region, -1);
+    writer_start(&test->writer);
+    await_stats(test->region, &stats, reserves_less, SIZE / 2);
+    await_balanced(test, 3);
+    test_free(test);
+}
+
 /* --- drain --- */
 
 static bool pool_full_told(const MemxStats *stats, uint64_t test)
@@ -735,6 +777,7 @@ int main(int argc, char **argv)
     g_test_add_func("/servers/back-before-released",
                     test_back_before_released);
     g_test_add_func("/servers/kept", test_kept);
+    g_test_add_func("/servers/resized-amid-moves", test_resized_amid_moves);
     g_test_add_func("/servers/drained", test_drained);
     g_test_add_func("/servers/drain-outlives-restart",
                     test_drain_outlives_restart);
