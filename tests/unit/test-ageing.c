@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What a period's end does: several threads that age one region side by side.
+ */
+#include "ager.h"
+#include "region.h"
+#include "tracker-fixture.h"
+
+#define DEADLINE_US (200 * G_USEC_PER_SEC)
+#define POLL_US 1000
+#define HOUR_MS 3600000
+#define GIB (1024 * MIB)
+
+/* --- the ager by itself ------------------------------------------------ */
+
+#define SLICES 65       /* from 64 on they are worth a second thread */
+#define BYTES ((SLICES - 1) * 64 * MIB + 3 * PAGE_BYTES)
+
+/* A tracker and its client: which thread took which slice. */
+typedef struct Slices {
+    unsigned together;  /* so many threads must have one at the same time */
+    GMutex lock;
+    GCond came;
+    GThread *thread[2];
+    unsigned n_threads, n_other;
+    unsigned times[SLICES], aged[SLICES];
+} Slices;
+
+static unsigned slice_number(const MemxSlice *slice)
+{
+    return slice->first_group / MEMX_SLICE_GROUPS;
+}
+
+static void slices_harvest(void *opaque, MemxSlice *slice, int wake_fd,
+                           uint64_t dwell_ns)
+{
+    memx_slice_set(slice, slice_number(slice) % 2, 1);
+    slice->faults = 1;
+}
+
+static void slices_close(void *opaque)
+{
+}
+
+static bool slices_begin(void *opaque, bool *pressure)
+{
+    return true;
+}
+
+/* Nobody goes on before all are here. */
+static bool slices_want(void *opaque, MemxSlice *slice)
+{
+    Slices *s = opaque;
+    gint64 end = g_get_monotonic_time() + DEADLINE_US;
+    unsigned i;
+
+    g_mutex_lock(&s->lock);
+    for (i = 0; i < s->n_threads && s->thread[i] != g_thread_self(); i++) {
+        ;
+    }
+    if (i == s->n_threads) {
+        g_assert_cmpuint(i, <, G_N_ELEMENTS(s->thread));
+        s->thread[s->n_threads++] = g_thread_self();
+        g_cond_broadcast(&s->came);
+    }
+    while (s->n_threads < s->together) {
+        g_assert_true(g_cond_wait_until(&s->came, &s->lock, end));
+    }
+    s->times[slice_number(slice)]++;
+    g_mutex_unlock(&s->lock);
+    slice->wanted[0] = 1;
+    return true;
+}
+
+static void slices_age(void *opaque, const MemxSlice *slice, bool looked,
+                       MemxFound *found)
+{
+    Slices *s = opaque;
+
+    g_assert_true(looked);
+    g_assert_cmpuint(slice->touched[0], ==, 1 + slice_number(slice) % 2);
+    s->aged[slice_number(slice)]++; /* each thread has others */
+    found->looked_chunks++;
+    found->touched_chunks += slice->touched[0] & 1;
+    found->touched_pages++;
+    found->chunks[slice->n_groups % MEMX_HISTORIES]++;
+}
+
+static unsigned slices_turnover(void *opaque)
+{
+    return 0;
+}
+
+/* Each slice is taken once, by any of so many threads; what they find is
+ * summed up. */
+static void slices_pass(unsigned cpu_percent, unsigned threads)
+{
+    static const MemxTrackerOps ops = {
+        .kind = MEMX_TRACKER_IDLE, .regions = true,
+        .harvest = slices_harvest, .close = slices_close,
+    };
+    static const MemxAgerClient client = {
+        slices_begin, slices_want, slices_age, slices_turnover,
+    };
+    MemxRange range = { (void *)(uintptr_t)(64 * GIB), BYTES };
+    MemxWatch watch = { .range = &range, .n_ranges = 1, .uffd = -1 };
+    MemxTrackerOptions o = { .period_ms = 100, .cpu_percent = cpu_percent };
+    g_autoptr(GError) error = NULL;
+    Slices s = { .together = threads };
+    MemxTrackerStats stats;
+    MemxAger *ager = memx_ager_new(&watch, &ops, NULL, g_strdup("a test"),
+                                   MIB, &o, &client, &s, &error);
+
+    g_assert_no_error(error);
+    for (unsigned pass = 0; pass < 3; pass++) {
+        s.n_threads = 0; /* the second one is new each time */
+        memx_ager_pass(ager);
+        g_assert_cmpuint(s.n_threads, ==, threads);
+        for (unsigned i = 0; i < SLICES; i++) {
+            g_assert_cmpuint(s.times[i], ==, pass + 1);
+            g_assert_cmpuint(s.aged[i], ==, pass); /* the first only begins */
+        }
+    }
+    memx_ager_stats(ager, &stats);
+    g_assert_cmpuint(stats.periods, ==, 2);
+    g_assert_cmpuint(stats.extra_faults, ==, 3 * SLICES);
+    g_assert_cmpuint(stats.looked_chunks, ==, SLICES);
+    g_assert_cmpuint(stats.touched_chunks, ==, (SLICES + 1) / 2);
+    g_assert_cmpuint(stats.touched_pages, ==, SLICES);
+    g_assert_cmpuint(stats.chunks[0], ==, SLICES - 1);
+    g_assert_cmpuint(stats.chunks[1], ==, 1);  /* the last is short */
+    memx_ager_free(ager);
+}
+
+static void test_threads_one(void)
+{
+    slices_pass(100, 1);
+}
+
+static void test_threads_two(void)
+{
+    slices_pass(200, 2);
+}
+
+/* --- a region ---------------------------------------------------------- */
+
+#define LARGE (4 * GIB) /* 64 slices */
+#define CHECKED (LARGE - 64 * MIB)
+#define APART 97        /* chunks; one in so many is touched */
+
+/* Threads of this process that are agers. */
+static unsigned agers(void)
+{
+    g_autoptr(GDir) tasks = g_dir_open("/proc/self/task", 0, NULL);
+    const char *task;
+    unsigned n = 0;
+
+    while ((task = g_dir_read_name(tasks))) {
+        g_autofree char *path = g_strdup_printf("/proc/self/task/%s/comm",
+                                                task);
+        g_autofree char *name = NULL;
+
+        /* It may have ended. */
+        n += g_file_get_contents(path, &name, NULL, NULL) &&
+             g_str_equal(name, "memx-ager\n");
+    }
+    return n;
+}
+
+/* A fault in the last slice, without which `off` has nothing to learn: here and
+ * there, since what follows each other comes at once. */
+static void touch_new_page(MemxRegion *r)
+{
+    uint64_t n = 64 * MIB / PAGE_BYTES;
+    uint8_t *last = (uint8_t *)memx_region_base(r) + r->size_bytes -
+                    n * PAGE_BYTES;
+    static uint64_t touched;
+    uint64_t page = touched++ * 7919 % n;
+
+    *(volatile uint8_t *)(last + page * PAGE_BYTES) = 1;
+}
+
+static void look(MemxRegion *r)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    touch_new_page(r);
+    memx_ager_ask(r->ager);
+    while (!memx_ager_has_looked(r->ager)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(POLL_US);
+    }
+}
+
+/* While they are at it they are held: their lock isn't there. */
+static void await_two_agers(MemxRegion *r)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    unsigned n = 0;
+
+    while (n < 2) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        touch_new_page(r);
+        memx_ager_ask(r->ager);
+        while (n < 2 && !memx_ager_has_looked(r->ager)) {
+            g_mutex_lock(&r->lock);
+            n = agers();
+            g_mutex_unlock(&r->lock);
+            g_thread_yield();
+        }
+    }
+    g_assert_cmpuint(n, ==, 2);
+}
+
+static void await_periods(MemxRegion *r, unsigned n)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    MemxTrackerStats stats;
+    uint64_t until = 0;
+
+    do {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        touch_new_page(r);
+        g_usleep(POLL_US);
+        memx_ager_stats(r->ager, &stats);
+        until = until ?: stats.periods + n;
+    } while (stats.periods < until);
+}
+
+/* What was touched at the same time is equally old whoever aged it. */
+static void check_equal(MemxRegion *r)
+{
+    g_mutex_lock(&r->lock);
+    g_assert_cmpuint(r->history.value[0], >, 0);
+    for (uint32_t c = 0; c < CHECKED / CHUNK; c++) {
+        g_assert_cmpuint(r->history.value[c], ==, c % APART ? 0 :
+                         r->history.value[0]);
+    }
+    g_mutex_unlock(&r->lock);
+}
+
+/*
+ * Of 4 GiB two threads age each some slices.  What was touched in one period is
+ * equally hot after some, all of it, and nothing else is: no slice is left out,
+ * and none aged twice.
+ */
+static void test_region_parallel(gconstpointer kind)
+{
+    ServerProcess *server = server_process_new("80M");
+    RegionFixture f = {
+        .size = LARGE, .local = LARGE, .chunk = CHUNK,
+        .servers = &server, .n_servers = 1,
+        .huge_pages = MEMX_HUGE_PAGES_OFF,
+        .tracker = {
+            .kind = GPOINTER_TO_UINT(kind), .period_ms = HOUR_MS,
+            .cpu_percent = 200,
+        },
+    };
+    g_autoptr(GError) error = NULL;
+    MemxRegion *r = region_fixture_try(&f, &error);
+
+    if (r) {
+        void *base = memx_region_base(r);
+
+        for (uint32_t c = 0; c < CHECKED / CHUNK; c += APART) {
+            pattern_write(base, c * (CHUNK / PAGE_BYTES), 1);
+        }
+        await_two_agers(r);
+        g_assert_true(memx_region_set_tracking(r, 100, 200, &error));
+        await_periods(r, 3);
+        g_assert_true(memx_region_set_tracking(r, HOUR_MS, 200, &error));
+        look(r); /* after which no period's end is under way */
+        check_equal(r);
+        for (uint32_t c = 0; c < CHECKED / CHUNK; c += APART) {
+            pattern_check(base, c * (CHUNK / PAGE_BYTES), 1);
+        }
+        memx_region_free(r);
+    } else {
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL);
+        g_test_skip(error->message);
+    }
+    server_process_free(server);
+}
+
+static void add_parallel(MemxTrackerKind kind)
+{
+    g_autofree char *path = g_strdup_printf("/ageing/parallel/%s",
+                                            memx_tracker_kind_name(kind));
+
+    g_test_add_data_func(path, GUINT_TO_POINTER(kind), test_region_parallel);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/ageing/threads/one", test_threads_one);
+    g_test_add_func("/ageing/threads/two", test_threads_two);
+    add_parallel(MEMX_TRACKER_OFF);
+    add_parallel(MEMX_TRACKER_RWP);
+    add_parallel(MEMX_TRACKER_IDLE);
+    return g_test_run();
+}
