@@ -306,8 +306,9 @@ typedef struct MemxStats {
     uint64_t evicted_unchanged_pages; /* of these, not sent again */
     uint64_t evicted_zero_pages;
     uint64_t evict_busy_pages;   /* pinned; kept */
-    uint64_t refaults;           /* evicted, and wanted again within
-                                    MEMX_REFAULT_PERIODS */
+    uint64_t refaults;           /* faults that wanted a remote page of a chunk
+                                    which was evicted, in part or whole, in
+                                    the last MEMX_REFAULT_PERIODS */
     uint64_t discarded_pages;
     uint64_t promotion_pages_per_s; /* fetched, over the last second */
     /* Bucket i counts remote faults served in [2^i, 2^(i+1)) us; the last

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a period's end does: several threads that age one region side by side.
+ * What a period's end does: several threads that age one region side by side;
+ * refaults, which are told by periods.
  */
 #include "ager.h"
 #include "region.h"
@@ -282,6 +283,82 @@ static void test_region_parallel(gconstpointer kind)
     server_process_free(server);
 }
 
+/* --- refaults ---------------------------------------------------------- */
+
+#define SIZE (32 * MIB)
+#define LOCAL (8 * MIB)
+#define WRITTEN (SIZE - 4 * MIB) /* the rest is for faults */
+
+/* A chunk all of which is remote, and was (not) evicted lately. */
+static bool find_remote(MemxRegion *r, bool lately, uint64_t *page)
+{
+    uint64_t per = r->table.groups_per_chunk;
+    bool found = false;
+
+    g_mutex_lock(&r->lock);
+    for (uint32_t c = 0; !found && c < WRITTEN / CHUNK; c++) {
+        const MemxChunk *chunk = &r->table.chunk[c];
+
+        found = !chunk->fetching && !chunk->installing &&
+                lately == (chunk->evicted > 0);
+        for (uint64_t g = c * per; g < (c + 1) * per; g++) {
+            found &= !r->table.present[g] && r->table.stored[g] &&
+                     !memx_staging_find(&r->staging, g, true) &&
+                     !memx_staging_find(&r->staging, g, false);
+        }
+        *page = c * (CHUNK / PAGE_BYTES);
+    }
+    g_mutex_unlock(&r->lock);
+    return found;
+}
+
+/* Reads from one; how many refaults that was. */
+static uint64_t read_remote(MemxRegion *r, bool lately)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    uint8_t *base = memx_region_base(r);
+    MemxStats before, after;
+    uint64_t page;
+
+    for (uint64_t n = 0; !find_remote(r, lately, &page); n++) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        if (!lately) { /* without a fault no period ends */
+            *(volatile uint8_t *)(base + WRITTEN + n * 1013 * PAGE_BYTES %
+                                  (SIZE - WRITTEN)) = 1;
+        }
+        g_usleep(10 * POLL_US);
+    }
+    memx_region_stats(r, &before);
+    pattern_check(base, page, 1);
+    memx_region_stats(r, &after);
+    g_assert_cmpuint(after.faults_remote, ==, before.faults_remote + 1);
+    return after.refaults - before.refaults;
+}
+
+/* A fault for what was evicted a moment ago is a refault, one for what was
+ * evicted some periods ago isn't. */
+static void test_refaults(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *r = region_fixture_new(&(RegionFixture) {
+        .size = SIZE, .local = LOCAL, .chunk = CHUNK, .servers = &server,
+        .n_servers = 1, .huge_pages = MEMX_HUGE_PAGES_OFF,
+        .tracker = {
+            .kind = MEMX_TRACKER_OFF, .period_ms = HOUR_MS, .cpu_percent = 2,
+        },
+    });
+    g_autoptr(GError) error = NULL;
+
+    for (uint64_t page = 0; page < WRITTEN / PAGE_BYTES; page++) {
+        pattern_write(memx_region_base(r), page, 1);
+    }
+    g_assert_cmpuint(read_remote(r, true), ==, 1);
+    g_assert_true(memx_region_set_tracking(r, 100, 2, &error));
+    g_assert_cmpuint(read_remote(r, false), ==, 0);
+    memx_region_free(r);
+    server_process_free(server);
+}
+
 static void add_parallel(MemxTrackerKind kind)
 {
     g_autofree char *path = g_strdup_printf("/ageing/parallel/%s",
@@ -298,5 +375,6 @@ int main(int argc, char **argv)
     add_parallel(MEMX_TRACKER_OFF);
     add_parallel(MEMX_TRACKER_RWP);
     add_parallel(MEMX_TRACKER_IDLE);
+    g_test_add_func("/ageing/refaults", test_refaults);
     return g_test_run();
 }
