@@ -56,6 +56,8 @@ struct MemxAger {
     unsigned cpu_percent;
     MemxFound found;                    /* of the pass, by threads that ended */
     uint64_t pass_cpu_ns, pass_faults;
+    uint64_t pass_others_ns;            /* see memx_pace_spent() */
+    const char *trouble;                /* see memx_pace_trouble() */
     MemxTrackerStats last;              /* as it is told */
 
     /* The ager thread's; constant during a pass. */
@@ -76,6 +78,7 @@ struct MemxPace {
     uint64_t start_ns;
     uint64_t cpu_ns;                    /* of the thread, at the start */
     uint64_t charged_ns;                /* of the guest, by the tracker */
+    uint64_t others_ns;                 /* of the kernel's thread for it */
 };
 
 static uint64_t now_ns(clockid_t clock)
@@ -145,6 +148,20 @@ uint64_t memx_pace_ns(const MemxPace *pace)
 void memx_pace_charge(MemxPace *pace, uint64_t ns)
 {
     pace->charged_ns += ns;
+}
+
+void memx_pace_spent(MemxPace *pace, uint64_t ns)
+{
+    pace->others_ns += ns;
+}
+
+void memx_pace_trouble(MemxPace *pace, const char *reason)
+{
+    MemxAger *a = pace->ager;
+
+    g_mutex_lock(&a->lock);
+    a->trouble = reason;
+    g_mutex_unlock(&a->lock);
 }
 
 void memx_pace(const MemxPace *pace)
@@ -240,7 +257,7 @@ static void *take_slices(void *opaque)
     MemxFound found = { 0 };
     uint64_t n = a->end_slice[a->n_ranges - 1], faults = 0, index;
     MemxPace pace = {
-        a, now_ns(CLOCK_MONOTONIC), now_ns(CLOCK_THREAD_CPUTIME_ID), 0,
+        a, now_ns(CLOCK_MONOTONIC), now_ns(CLOCK_THREAD_CPUTIME_ID), 0, 0,
     };
 
     while (!stopping(a) && (index = atomic_fetch_add(&a->next_slice, 1)) < n) {
@@ -249,6 +266,7 @@ static void *take_slices(void *opaque)
     }
     g_mutex_lock(&a->lock);
     a->pass_cpu_ns += used_ns(&pace);
+    a->pass_others_ns += pace.others_ns;
     a->pass_faults += faults;
     a->found.touched_pages += found.touched_pages;
     a->found.touched_groups += found.touched_groups;
@@ -282,7 +300,7 @@ static void run_threads(MemxAger *a)
         percent = MAX(percent, ASKED_PERCENT);
     }
     memset(&a->found, 0, sizeof(a->found));
-    a->pass_cpu_ns = a->pass_faults = 0;
+    a->pass_cpu_ns = a->pass_others_ns = a->pass_faults = 0;
     g_mutex_unlock(&a->lock);
     n_threads = MIN((percent + 99) / 100, n / SLICES_EACH + 1);
     n_threads = a->ops && a->ops->serial ? 1 : MIN(n_threads, THREADS_MAX);
@@ -327,15 +345,16 @@ uint64_t memx_ager_adapt(uint64_t period_ns, const MemxFound *found,
 /* What the pass found, and the next period. */
 static void conclude(MemxAger *a, uint64_t start, bool pressure)
 {
-    uint64_t now = now_ns(CLOCK_MONOTONIC), cost, since;
+    uint64_t now = now_ns(CLOCK_MONOTONIC), cost, since, told;
 
     g_mutex_lock(&a->lock);
     since = a->pass_end_ns ? now - a->pass_end_ns : now - start;
     a->pass_end_ns = now;
     a->last.periods += a->armed || !a->ops;
     a->last.pass_ns = now - start;
-    a->last.cpu_ns += a->pass_cpu_ns;
-    a->last.cpu_ppm = a->pass_cpu_ns * 1000000 / MAX(since, 1);
+    told = a->pass_cpu_ns + a->pass_others_ns;
+    a->last.cpu_ns += told;
+    a->last.cpu_ppm = told * 1000000 / MAX(since, 1);
     a->last.extra_faults += a->pass_faults;
     a->last.extra_faults_period = a->pass_faults;
     a->last.touched_pages = a->found.touched_pages;
@@ -571,7 +590,10 @@ void memx_ager_set(MemxAger *a, unsigned period_ms, unsigned cpu_percent)
 
 void memx_ager_stats(MemxAger *a, MemxTrackerStats *stats)
 {
+    const char *trouble;
+
     g_mutex_lock(&a->lock);
+    trouble = a->trouble;
     *stats = a->last;
     stats->period_ms = a->period_ns / MS;
     stats->adapts = a->adapts && a->ops;
@@ -580,5 +602,5 @@ void memx_ager_stats(MemxAger *a, MemxTrackerStats *stats)
     stats->name = memx_tracker_kind_name(a->ops ? a->ops->kind
                                          : MEMX_TRACKER_OFF);
     stats->chunk_bytes = a->chunk_bytes;
-    g_strlcpy(stats->why, a->why, sizeof(stats->why));
+    g_strlcpy(stats->why, trouble ?: a->why, sizeof(stats->why));
 }

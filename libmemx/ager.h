@@ -76,6 +76,12 @@ void memx_ager_stop(MemxAger *ager);
 void memx_ager_free(MemxAger *ager);
 /* By a tracker that was woken, before it looks. */
 void memx_ager_silence(MemxAger *ager);
+/* By a tracker for which another thread works, the kernel's: its CPU time, which
+ * is told, but doesn't make this one sleep, since that would not lessen it. */
+void memx_pace_spent(MemxPace *pace, uint64_t ns);
+/* By a tracker that learns nothing (any more): the reason, a constant, is told
+ * instead of why it is this one; NULL: it learns again. */
+void memx_pace_trouble(MemxPace *pace, const char *reason);
 /* Of its tracker. */
 bool memx_ager_knows_no_pages(const MemxAger *ager);
 bool memx_ager_moved_is_idle(const MemxAger *ager);

@@ -258,13 +258,15 @@ typedef struct MemxServerStats {
 
 typedef struct MemxTrackerStats {
     const char *name;        /* of the kind in use */
-    char why[512];           /* why this one; one line */
+    char why[512];           /* why this one, or why nothing is learnt; one
+                                line */
     unsigned period_ms;      /* as it is now */
     bool adapts;
     unsigned cpu_percent;    /* the limit */
     uint64_t periods;        /* that have ended */
     uint64_t pass_ns;        /* how long the last look at all took */
-    uint64_t cpu_ns;         /* of a CPU, since the start */
+    uint64_t cpu_ns;         /* of a CPU, since the start; with that of the
+                                kernel's thread for `damon` */
     unsigned cpu_ppm;        /* of a CPU, over the last period */
     uint64_t extra_faults;   /* of the guest, for tracking's sake; a counter */
     uint64_t extra_faults_period; /* in the last period */
