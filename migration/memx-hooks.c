@@ -191,7 +191,8 @@ void memx_vhost_user_end(void)
     vhost_user_devices--;
 }
 
-/* Incoming postcopy needs userfaultfd for itself. */
+/* Incoming postcopy needs userfaultfd for itself.  (memx-tracker waits for its
+ * end.) */
 static int memx_postcopy_probe(NotifierWithReturn *n, void *data, Error **errp)
 {
     struct PostcopyNotifyData *pnd = data;
@@ -199,11 +200,6 @@ static int memx_postcopy_probe(NotifierWithReturn *n, void *data, Error **errp)
     if (pnd->reason == POSTCOPY_NOTIFY_PROBE && memx_in_use()) {
         error_setg(errp, "memory-backend-memx can't receive postcopy: "
                    "migrate to it without postcopy-ram");
-        return -ENOTSUP;
-    }
-    if (pnd->reason == POSTCOPY_NOTIFY_PROBE && memx_tracker_has_uffd()) {
-        error_setg(errp, "memory that memx-tracker watches can't receive "
-                   "postcopy: remove the object first");
         return -ENOTSUP;
     }
     return 0;

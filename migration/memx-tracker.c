@@ -6,7 +6,8 @@
  * from object-add on, each with a tracker of its own in libmemx; DIMMs that
  * come later too.  memory-backend-memx watches its memory itself.  A VM that
  * arrives by a migration is watched from when it runs: until then its memory
- * is the migration's.
+ * is the migration's.  If that is postcopy, which has it registered with a
+ * userfaultfd of its own while the VM runs already, from when that has ended.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -23,6 +24,7 @@
 #include "qemu/module.h"
 #include "qemu/queue.h"
 #include "qemu/rcu.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qom/object_interfaces.h"
 #include "system/hostmem.h"
@@ -33,6 +35,8 @@
 #include "memx-tracking.h"
 
 #define CHUNK_BYTES (1 * MiB)   /* as ordinary memory is split */
+
+#define POSTCOPY_POLL_MS 500    /* nobody tells when it has ended */
 
 #define TYPE_MEMX_TRACKER "memx-tracker"
 
@@ -56,11 +60,12 @@ struct MemxTrackerObject {
     MemxTracking tracking;
     TrackedBlocks blocks;
     bool started;
-    bool waits;                 /* for the machine, or for a migration's end */
+    bool waits;                 /* for a migration's end */
     bool excludes_pins;         /* samples are away at times */
     RAMBlockNotifier ram_notifier;
     Notifier machine_done;
     VMChangeStateEntry *vm_state;
+    QEMUTimer *postcopy_timer;  /* runs while that is waited for */
 };
 
 static MemxTrackerObject *the_tracker;
@@ -250,13 +255,6 @@ void memx_tracker_discard_range(const void *host, uint64_t offset,
     }
 }
 
-bool memx_tracker_has_uffd(void)
-{
-    return the_tracker && the_tracker->started &&
-           the_tracker->tracking.mode != MEMX_TRACKER_MODE_IDLE &&
-           the_tracker->tracking.mode != MEMX_TRACKER_MODE_DAMON;
-}
-
 bool memx_tracker_give_history(const void *host, MemxRegion *region)
 {
     TrackedBlock *block = the_tracker ? find_block(the_tracker, host) : NULL;
@@ -312,23 +310,42 @@ static bool start(MemxTrackerObject *t, Error **errp)
     return true;
 }
 
-/* The migration that brought this VM is over. */
-static void vm_state_changed(void *opaque, bool running, RunState state)
+/* The VM is here, if not all of its memory. */
+static void start_after_postcopy(void *opaque)
 {
     MemxTrackerObject *t = opaque;
     Error *err = NULL;
 
-    if (running && t->waits && !start(t, &err)) {
+    if (migration_in_incoming_postcopy()) {
+        timer_mod(t->postcopy_timer, POSTCOPY_POLL_MS +
+                  qemu_clock_get_ms(QEMU_CLOCK_REALTIME));
+    } else if (t->waits && !start(t, &err)) {
         warn_report_err(err);
+    }
+}
+
+/* The migration that brought this VM is over, or is postcopy. */
+static void vm_state_changed(void *opaque, bool running, RunState state)
+{
+    MemxTrackerObject *t = opaque;
+
+    if (running && t->waits) {
+        start_after_postcopy(t);
     }
 }
 
 static bool start_or_wait(MemxTrackerObject *t, Error **errp)
 {
-    if (!runstate_check(RUN_STATE_INMIGRATE)) {
+    if (!runstate_check(RUN_STATE_INMIGRATE) &&
+        !migration_in_incoming_postcopy()) {
         return start(t, errp);
     }
     t->waits = true;
+    t->postcopy_timer = timer_new_ms(QEMU_CLOCK_REALTIME,
+                                     start_after_postcopy, t);
+    if (!runstate_check(RUN_STATE_INMIGRATE)) {
+        start_after_postcopy(t);
+    }
     t->vm_state = qemu_add_vm_change_state_handler(vm_state_changed, t);
     return true;
 }
@@ -432,6 +449,7 @@ static void memx_tracker_instance_finalize(Object *obj)
     if (t->vm_state) {
         qemu_del_vm_change_state_handler(t->vm_state);
     }
+    timer_free(t->postcopy_timer);
     if (t->started) {
         ram_block_notifier_remove(&t->ram_notifier);
     }

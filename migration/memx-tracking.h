@@ -66,8 +66,6 @@ bool memx_tracker_have_all_looked(void);
 /* A block at @host is about to give up pages. */
 void memx_tracker_discard_range(const void *host, uint64_t offset,
                                 uint64_t bytes);
-/* Ordinary memory is, or may be, registered with its userfaultfd. */
-bool memx_tracker_has_uffd(void);
 /* What a memx-tracker knows of ordinary memory at @host, into
  * @region, which is to be split.  False: nothing. */
 bool memx_tracker_give_history(const void *host, MemxRegion *region);

@@ -363,6 +363,38 @@ static void test_migration_fails(void)
     split_end(&s);
 }
 
+/* --- a VM that arrives by postcopy ------------------------------------- */
+
+static void *add_to_target(QTestState *from, QTestState *to)
+{
+    add_tracker(to);
+    g_assert_false(is_tracked(to, "pc.ram"));
+    return NULL;
+}
+
+static void wait_tracked(QTestState *from, QTestState *to, void *unused)
+{
+    memx_wait_until(is_tracked(to, "pc.ram"));
+    memx_wait_until(tracked_number(to, "pc.ram", "periods") >= 2);
+}
+
+/* Its memory is postcopy's while that lasts, the VM running already; then it is
+ * watched. */
+static void test_postcopy(void)
+{
+    MigrateCommon args = {
+        .listen_uri = "tcp:127.0.0.1:0",
+        .start_hook = add_to_target,
+        .end_hook = wait_tracked,
+    };
+
+    if (!migration_get_env()->has_uffd) {
+        g_test_skip("no userfaultfd for postcopy");
+    } else if (ordinary_kind()) {
+        test_postcopy_common(&args);
+    }
+}
+
 static char *next_phase(QTestState *vm)
 {
     QDict *event = qtest_qmp_eventwait_ref(vm, "MEMX_SPLIT_PHASE");
@@ -437,6 +469,7 @@ void memx_add_tracking_tests(void)
     qtest_add_func("/memx/tracking/object-add", test_object_add);
     qtest_add_func("/memx/tracking/refused", test_refused);
     qtest_add_func("/migration/split/tracker/history", test_split);
+    qtest_add_func("/memx/tracking/postcopy", test_postcopy);
     qtest_add_func("/migration/split/tracker/cancel", test_migration_fails);
     qtest_add_func("/migration/split/tracker/cancel-look", test_cancel_look);
 }
