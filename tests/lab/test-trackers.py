@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# kernels: 7.3 6.12 idle
+# timeout: 3600
+# slow: a quarter of an hour for each kernel, in an emulated host
+"""The trackers that this kernel has, and most machines' kernels lack: their
+tests of suite unit, each by itself, in a host that runs it.  Here none of them
+may be skipped."""
+
+import os
+import subprocess
+import sys
+
+from memxlib import lab
+
+SECONDS = 3540
+TEST_SECONDS = 480      # their own deadlines are shorter
+OWN = {"7.3": ("rwp", "damon"), "6.12": ("damon",), "idle": ("idle", "damon")}
+BY_OTHER_NAMES = {"rwp": ("object-bounded",), "idle": ("idle-helper",)}
+PROGRAMS = ("test-tracker", "test-tracker-look", "test-ageing")
+lab.inside(memory_mib=3072, seconds=SECONDS)
+
+MEMX = os.path.join(lab.TOP, "build/memx")
+ENVIRONMENT = dict(
+    os.environ,
+    MEMX_MEMSERVER=f"{MEMX}/memserver/memserver",
+    MEMXCTL=f"{MEMX}/memserver/memxctl",
+    MEMX_IDLE_HELPER=f"{MEMX}/tools/memx-idle-helper")
+
+
+def paths(program, kinds):
+    """Of its tests, those that need one of these trackers."""
+    names = [name for kind in kinds for name in BY_OTHER_NAMES.get(kind, ())]
+    listed = subprocess.run([program, "-l"], stdout=subprocess.PIPE,
+                            text=True, check=True).stdout.split()
+    return [path for path in listed
+            if path.startswith("/") and path.endswith(
+                tuple(f"/{kind}" for kind in kinds))
+            or any(f"/{name}" in path for name in names)]
+
+
+def run(program, path):
+    """Why it failed, or None."""
+    try:
+        done = subprocess.run([program, "--tap", "-p", path],
+                              env=ENVIRONMENT, timeout=TEST_SECONDS,
+                              stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True,
+                              check=False)
+    except subprocess.TimeoutExpired:
+        return f"not done within {TEST_SECONDS} s"
+    if done.returncode or "# SKIP" in done.stdout or "ok 1" not in done.stdout:
+        return f"status {done.returncode}\n{done.stdout}"
+    return None
+
+
+def main():
+    tests = [(os.path.join(MEMX, "tests/unit", name), path)
+             for name in PROGRAMS
+             for path in paths(os.path.join(MEMX, "tests/unit", name),
+                               OWN[os.environ["LAB_KERNEL"]])]
+    failed = 0
+    print(f"1..{len(tests)}", flush=True)
+    for number, (program, path) in enumerate(tests, 1):
+        why = run(program, path)
+        if why:
+            failed += 1
+            print("# " + why.rstrip().replace("\n", "\n# "))
+        print(f"{'not ok' if why else 'ok'} {number} {path}", flush=True)
+    return 1 if failed or not tests else 0
+
+
+sys.exit(main())
