@@ -82,6 +82,9 @@ bool memx_split_answer(QEMUFile *rp, unsigned type, unsigned bytes);
 /* What went to memory servers, and what has yet to. */
 uint64_t memx_split_sent_bytes(void);
 uint64_t memx_split_pending_bytes(void);
+/* What goes off the next window's @limit, since so much was @used of this one:
+ * the stream doesn't know what servers are still to be sent in a window. */
+uint64_t memx_split_excess_bytes(uint64_t used, uint64_t limit);
 
 void memx_split_query(struct MigrationInfo *info);
 void memx_split_hmp_print(Monitor *mon, const struct MigrationInfo *info);
@@ -209,6 +212,11 @@ static inline uint64_t memx_split_sent_bytes(void)
 }
 
 static inline uint64_t memx_split_pending_bytes(void)
+{
+    return 0;
+}
+
+static inline uint64_t memx_split_excess_bytes(uint64_t used, uint64_t limit)
 {
     return 0;
 }

@@ -73,6 +73,11 @@ uint64_t memx_split_pending_bytes(void)
     return qatomic_read(&figures.pending_bytes);
 }
 
+uint64_t memx_split_excess_bytes(uint64_t used, uint64_t limit)
+{
+    return is_current() && limit && used > limit ? MIN(used - limit, limit) : 0;
+}
+
 void memx_split_figures_start(void)
 {
     QEMU_LOCK_GUARD(&figures.lock);

@@ -447,9 +447,10 @@ void memx_split_refresh(void)
     memx_split_figures_refresh(NULL);
     both = MAX(ram_bytes_remaining(), 1);
     share = limit * MIN(1, (double)memx_split_pending_bytes() / both);
+    share = CLAMP(share, limit / 16, limit - limit / 16);
     for (i = 0; i < memx_split.n_blocks; i++) {
-        memx_split_set_rate(memx_split.blocks[i].region, limit ?
-                            MAX(share, limit / 16) / memx_split.n_blocks : 0);
+        memx_split_set_rate(memx_split.blocks[i].region,
+                            share / memx_split.n_blocks);
     }
 }
 
