@@ -31,7 +31,7 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
     MemxChunk *chunk = &t->chunk[c];
     uint64_t last_group = (end - 1) / MEMX_GROUP_PAGES;
     uint64_t gone = 0;
-    bool wanted, left = false;
+    bool wanted, fetching, left = false;
     int err;
 
     g_mutex_lock(&r->lock);
@@ -88,6 +88,7 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
     memx_budget_give_locked(r, gone);
     r->count.discarded += end - first;
     wanted = memx_exclusive_end_locked(r, c);
+    fetching = chunk->fetching;
     for (unsigned i = 0; i < r->n_servers; i++) {
         left |= r->server[i].dropped > 0;
     }
@@ -99,8 +100,8 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
         /* Whoever was left waiting for a server may need none any more: who
          * still does is counted anew. */
         memx_wake_all(r);
-    } else if (wanted) {
-        memx_wake_chunk(r, c);
+    } else if (wanted || fetching) {
+        memx_wake_chunk(r, c); /* also who waits for an answer */
     }
     return err;
 }

@@ -196,6 +196,12 @@ static void leave_to_server(MemxServer *s)
     }
 }
 
+/* Discarded, or prefetched, meanwhile. */
+static bool needs_no_server(const MemxRegion *r, uint64_t group, uint64_t bit)
+{
+    return !(r->table.stored[group] & bit) || r->table.present[group] & bit;
+}
+
 static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
 {
     uint64_t group = page / MEMX_GROUP_PAGES;
@@ -208,6 +214,7 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
     int direction;
     MemxFault *f;
     MemxHint hint;
+    bool wake;
 
     if (chunk->fetching &&
         (fault_pending(r, page) || coming_soon(r, group, bit, now))) {
@@ -256,11 +263,17 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
 
     if (memx_lane_submit(r, s, MEMX_LANE_FAULT, &f->call)) {
         g_mutex_lock(&r->lock);
-        leave_to_server(s);
+        wake = needs_no_server(r, group, bit);
+        if (!wake) {
+            leave_to_server(s);
+        }
         fault_put(r, f);
         chunk->fetching--;
         memx_budget_give_locked(r, 1);
         g_mutex_unlock(&r->lock);
+        if (wake) {
+            wake_page(r, page);
+        }
         return;
     }
     if (first < end) {
@@ -383,12 +396,10 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     if (memx_chunk_exclusive(chunk)) {
         /* Being discarded: woken, and resolved anew, when that has ended. */
         memx_want_locked(r, chunk);
+    } else if (needs_no_server(r, group, bit)) {
+        wake = true; /* what came is of no use */
     } else if (f->call.status) {
         leave_to_server(s); /* until it is back */
-    } else if (!(r->table.stored[group] & bit) ||
-               r->table.present[group] & bit) {
-        /* Discarded, or prefetched, meanwhile: what came is of no use. */
-        wake = true;
     } else if (f->call.reply.error) {
         fault_refused(r, s, f->call.reply.error);
     } else {

@@ -46,11 +46,12 @@ void memx_prefetched_skipped(MemxPrefetched *t, uint64_t group)
     }
 }
 
-static MemxJudged judge(MemxPrefetchedGroup *p, uint64_t used,
-                        uint64_t untouched)
+/* Tells of @mask. */
+static MemxJudged judge(MemxPrefetchedGroup *p, uint64_t mask)
 {
-    p->mask &= ~(used | untouched);
-    return (MemxJudged) { p->direction, used, untouched };
+    mask &= p->mask;
+    p->mask &= ~mask;
+    return (MemxJudged) { p->direction, mask & p->used, mask & ~p->used };
 }
 
 MemxJudged memx_prefetched_looked(MemxPrefetched *t, uint64_t group,
@@ -58,19 +59,21 @@ MemxJudged memx_prefetched_looked(MemxPrefetched *t, uint64_t group,
                                   uint64_t blind, bool whole)
 {
     MemxPrefetchedGroup *p = find(t, group);
-    bool told, ends;
+    bool ends;
 
     if (!p) {
         return (MemxJudged) { 0 };
     }
-    told = p->idle;
     ends = whole && p->looked;
+    p->mask &= present;
+    if (p->idle) {
+        p->used |= touched & p->mask;
+        p->mask &= ~blind | p->used;
+    }
     p->looking = false;
     p->idle = true; /* from now on */
     p->looked |= whole;
-    p->mask &= present & (told ? ~blind : UINT64_MAX);
-    return judge(p, told ? p->mask & touched : 0,
-                 ends ? p->mask & ~touched : 0);
+    return judge(p, ends ? UINT64_MAX : 0);
 }
 
 bool memx_prefetched_asks(MemxPrefetched *t, uint64_t group)
@@ -89,8 +92,8 @@ MemxJudged memx_prefetched_left(MemxPrefetched *t, uint64_t group,
 
     if (p) {
         if (p->idle && !p->looking) { /* still so? */
-            judged = judge(p, p->mask & left & known & touched,
-                           p->mask & left & known & ~touched);
+            p->used |= touched & known & p->mask;
+            judged = judge(p, left & (known | p->used));
         }
         p->mask &= ~left;
     }

@@ -2,10 +2,11 @@
  * Prefetched pages: what came of them.
  *
  * A table of groups, each with pages that a stream had fetched ahead, until a
- * tracker has told of each page whether it was touched.  One that was is told
- * as soon as it shows.  One that was not, when it has been watched for a whole
- * period, or when it is evicted.  What is not known is not told: pages on whose
- * touches the tracker is blind, and groups that others displace.
+ * tracker has told of each page whether it was touched: when all have been
+ * watched for a whole period, or of those that are evicted before.  A group's
+ * pages are told together, lest those of use be told sooner than the others.
+ * What is not known is not told: pages on whose touches the tracker is blind,
+ * and groups that others displace.
  *
  * Plain data, protected by the region's lock.
  *
@@ -22,6 +23,7 @@
 typedef struct MemxPrefetchedGroup {
     uint64_t group;
     uint64_t mask;          /* nothing was told of them yet; 0: nothing here */
+    uint64_t used;          /* of these: touched */
     int direction;
     bool idle;              /* what is touched shows; else the next look is the
                                first that tells */

@@ -128,7 +128,7 @@ typedef struct MemxServer {
     bool full_told;         /* a POOL_FULL event is out */
     uint64_t full_since_ns;
     uint64_t waiting_since_ns; /* a thread waits for a page of it; 0: none */
-    bool nobody;            /* waited, when the session thread looked */
+    uint64_t nobody_since_ns; /* nobody is known to wait; the session's */
     unsigned dropped;       /* faults forgotten for its sake */
     unsigned faults;        /* faults in flight to it */
     uint64_t stored_bytes;

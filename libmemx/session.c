@@ -12,6 +12,7 @@
 
 #define TICK_MS 250
 #define RESUMED_NS 1000000000ull
+#define NOBODY_NS 1000000000ull
 
 /* Who is to blame if there is no room since evictions don't go on. */
 static int hindering_server(MemxRegion *r)
@@ -35,15 +36,17 @@ static int hindering_server(MemxRegion *r)
     return server;
 }
 
-/* Who was woken, and still waits, has come again by the next time. */
-static void nobody_check_locked(MemxServer *s)
+/* Who was woken, and still waits, has come again by then; but not a vCPU of a
+ * VM that was stopped for it. */
+static void nobody_check_locked(MemxRegion *r, MemxServer *s, uint64_t now)
 {
-    bool nobody = !s->dropped && !s->faults && !s->waited_in;
-
-    if (nobody && s->nobody) {
+    if (s->dropped || s->faults || s->waited_in || r->stalled) {
+        s->nobody_since_ns = 0;
+    } else if (!s->nobody_since_ns) {
+        s->nobody_since_ns = now;
+    } else if (now > s->nobody_since_ns + NOBODY_NS) {
         s->waiting_since_ns = 0;
     }
-    s->nobody = nobody;
 }
 
 static void stall_check_locked(MemxRegion *r, uint64_t now)
@@ -53,7 +56,7 @@ static void stall_check_locked(MemxRegion *r, uint64_t now)
     int server = -1;
 
     for (unsigned i = 0; i < r->n_servers; i++) {
-        nobody_check_locked(&r->server[i]);
+        nobody_check_locked(r, &r->server[i], now);
         since = r->server[i].waiting_since_ns;
         if (since && now > since && now - since > oldest_ns) {
             oldest_ns = now - since;

@@ -32,7 +32,7 @@ static void set_up(Fixture *f, gconstpointer keep_copies)
     f->region = region_fixture_new(&(RegionFixture) {
         .size = SIZE, .local = LOCAL, .servers = &f->server, .n_servers = 1,
         .keep_copies = GPOINTER_TO_INT(keep_copies),
-        .server_timeout_ms = 2000,
+        .server_timeout_ms = 5000,
         .huge_pages = MEMX_HUGE_PAGES_OFF,
         .tracker = { .kind = MEMX_TRACKER_OFF, .cpu_percent = 2 },
     });
@@ -207,10 +207,19 @@ static bool is_stalled(const MemxRegion *r, uint64_t g, uint64_t mask)
     return r->stalled;
 }
 
-/* Nor does the clock run on: an idle guest would be stopped for it. */
+static bool clock_stops(const MemxRegion *r, uint64_t g, uint64_t mask)
+{
+    return !r->server[0].waiting_since_ns;
+}
+
+/* Nor does the clock run on for a moment. */
 static bool nobody_waits(const MemxRegion *r, uint64_t g, uint64_t mask)
 {
-    return !r->server[0].waited_in && !r->server[0].waiting_since_ns;
+    const MemxServer *s = &r->server[0];
+    bool nobody = !s->waited_in && !s->faults && !s->dropped;
+
+    g_assert_false(nobody && s->waiting_since_ns);
+    return nobody;
 }
 
 /* The server is silent, and a thread reads the fourth of eight pages that are
@@ -296,9 +305,34 @@ static void test_discarded(Fixture *f, gconstpointer unused)
     g_assert_cmpint(memx_region_discard(r, g * 64 * PAGE_BYTES, PAGE_BYTES),
                     ==, 0);
     g_assert_null(g_thread_join(thread)); /* zeros */
-    await(r, nobody_waits, 0, 0);
+    await(r, clock_stops, 0, 0);
     memx_region_stats(r, &stats);
     g_assert_cmpuint(stats.faults_waiting, ==, 0);
+}
+
+static bool fault_is_out(const MemxRegion *r, uint64_t g, uint64_t mask)
+{
+    return r->server[0].faults;
+}
+
+/* Whoever waits for an answer of one that is silent doesn't wait for it. */
+static void test_discarded_silent(Fixture *f, gconstpointer unused)
+{
+    MemxRegion *r = f->region;
+    GThread *thread;
+    uint64_t g;
+
+    server_process_stop(f->server);
+    g_mutex_lock(&r->lock);
+    g = remote_group_locked(r, 0);
+    g_mutex_unlock(&r->lock);
+    thread = g_thread_new("reader", read_page, f->base + g * 64 * PAGE_BYTES);
+    await(r, fault_is_out, 0, 0);
+    g_assert_cmpint(memx_region_discard(r, g * 64 * PAGE_BYTES, PAGE_BYTES),
+                    ==, 0);
+    g_assert_null(g_thread_join(thread)); /* zeros */
+    server_process_continue(f->server);
+    await(r, nobody_waits, 0, 0);
 }
 
 static gint came;
@@ -393,6 +427,8 @@ int main(int argc, char **argv)
     ADD("clock-stops", MEMX_KEEP_COPIES_AUTO, test_clock);
     ADD("discarded-while-somebody-waits", MEMX_KEEP_COPIES_AUTO,
         test_discarded);
+    ADD("discarded-while-a-server-is-silent", MEMX_KEEP_COPIES_AUTO,
+        test_discarded_silent);
     ADD("freed-while-somebody-waits", MEMX_KEEP_COPIES_AUTO, test_freed);
     ADD("streams-without-room", MEMX_KEEP_COPIES_OFF,
         test_streams_without_room);

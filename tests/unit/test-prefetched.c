@@ -31,14 +31,14 @@ static MemxJudged look(MemxPrefetched *t, uint64_t touched, uint64_t blind)
     return memx_prefetched_looked(t, GROUP, UINT64_MAX, touched, blind, true);
 }
 
-/* A touch shows at once; what isn't touched is given a whole period. */
+/* What isn't touched is given a whole period; all are told together. */
 static void test_idle(void)
 {
     MemxPrefetched t;
 
     came(&t, true);
-    assert_judged(look(&t, 0x0f, 0), 0x0f, 0);
-    assert_judged(look(&t, 0x1f, 0), 0x10, 0xe0);
+    assert_judged(look(&t, 0x0f, 0), 0, 0);
+    assert_judged(look(&t, 0x10, 0), 0x1f, 0xe0);
     assert_judged(look(&t, UINT64_MAX, 0), 0, 0);
 }
 
@@ -52,7 +52,7 @@ static void test_copied(void)
     assert_judged(look(&t, 0x03, 0), 0x03, 0xfc);
 }
 
-/* Nor do those that nobody watched. */
+/* Nor do those that nobody watched; but one that was touched before was. */
 static void test_blind(void)
 {
     MemxPrefetched t;
@@ -61,6 +61,9 @@ static void test_blind(void)
     assert_judged(look(&t, PAGES, 0), 0, 0);
     assert_judged(look(&t, 0x01, 0xf0), 0x01, 0x0e);
     assert_judged(look(&t, UINT64_MAX, 0), 0, 0);
+    came(&t, true);
+    assert_judged(look(&t, 0x80, 0), 0, 0);
+    assert_judged(look(&t, 0x01, 0xf0), 0x81, 0x0e);
 }
 
 /* A look out of turn may come a moment later: it ends nothing. */
@@ -72,8 +75,8 @@ static void test_out_of_turn(void)
     assert_judged(look(&t, 0, 0), 0, 0);
     memx_prefetched_look(&t, GROUP);
     assert_judged(memx_prefetched_looked(&t, GROUP, UINT64_MAX, 0x01, 0,
-                                         false), 0x01, 0);
-    assert_judged(look(&t, 0, 0), 0, 0xfe);
+                                         false), 0, 0);
+    assert_judged(look(&t, 0, 0), 0x01, 0xfe);
 }
 
 /* What is gone nobody knows, unless it was asked for before it went. */
@@ -90,6 +93,10 @@ static void test_left(void)
     assert_judged(memx_prefetched_looked(&t, GROUP, 0x7f, 0, 0, true), 0, 0);
     assert_judged(look(&t, 0, 0), 0, 0x70);
     g_assert_false(memx_prefetched_asks(&t, GROUP));
+    came(&t, true);
+    assert_judged(look(&t, 0x10, 0), 0, 0);
+    assert_judged(memx_prefetched_left(&t, GROUP, 0xff, 0x01, 0x03),
+                  0x11, 0x02);
 }
 
 /* The touches are the look's that is under way, or that was cut. */
