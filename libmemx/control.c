@@ -18,9 +18,13 @@ MemxControl *memx_control_new(const MemxServer *s, uint16_t opcode)
 
 void memx_control_start(MemxRegion *r, MemxControl *control)
 {
+    MemxControl **last = &r->control;
+
     g_mutex_lock(&r->lock);
-    control->next = r->control;
-    r->control = control;
+    while (*last) { /* in order: a later one may take an earlier one back */
+        last = &(*last)->next;
+    }
+    *last = control;
     memx_worker_ring(&r->store);
     g_mutex_unlock(&r->lock);
 }

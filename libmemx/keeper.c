@@ -297,14 +297,20 @@ static void lower(MemxRegion *r)
         ends &= !s->moving_out && (s->released ||
                                    s->n_chunks <= s->chunk_quota) &&
                 (!want[i] || s->remote_pages <= want[i] + s->free_pages);
+        ends &= !want[i] || want[i] >= s->reserved_pages ||
+                (s->lane[MEMX_LANE_ORDERED].up &&
+                 s->health == MEMX_SERVER_UP); /* else when it is back */
     }
     if (ends) {
         r->rebalance = false;
     }
     g_mutex_unlock(&r->lock);
     for (unsigned i = 0; ends && i < n; i++) {
-        if (want[i] && want[i] < r->server[i].reserved_pages) {
-            memx_pool_reserve_one(r, &r->server[i], want[i], NULL);
+        if (want[i] && want[i] < r->server[i].reserved_pages &&
+            !memx_pool_reserve_one(r, &r->server[i], want[i], NULL)) {
+            g_mutex_lock(&r->lock);
+            r->rebalance = true; /* again */
+            g_mutex_unlock(&r->lock);
         }
     }
 }

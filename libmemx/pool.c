@@ -583,11 +583,14 @@ void memx_pool_reserved_locked(const MemxRegion *r, MemxReserved *reserved)
     }
 }
 
-void memx_pool_restore(MemxRegion *r, const MemxReserved *reserved)
+bool memx_pool_restore(MemxRegion *r, const MemxReserved *reserved)
 {
+    bool all = true;
+
     for (unsigned i = 0; i < r->n_servers; i++) {
         if (reserved->pages[i] < r->server[i].reserved_pages) {
-            memx_pool_reserve_one(r, &r->server[i], reserved->pages[i], NULL);
+            all &= memx_pool_reserve_one(r, &r->server[i],
+                                         reserved->pages[i], NULL);
         }
     }
     g_mutex_lock(&r->lock);
@@ -596,4 +599,5 @@ void memx_pool_restore(MemxRegion *r, const MemxReserved *reserved)
     }
     memx_pool_quotas_locked(r);
     g_mutex_unlock(&r->lock);
+    return all;
 }

@@ -527,9 +527,10 @@ bool memx_pool_reserve_least(MemxRegion *r, uint64_t limit, GError **error);
 /* Makes it at least @need[i] pages on server i. */
 bool memx_pool_reserve_each(MemxRegion *r, const uint64_t *need,
                             GError **error);
-/* What it is; and as it was, after it has grown. */
+/* What it is; and as it was, after it has grown.  False: some server could not
+ * be told. */
 void memx_pool_reserved_locked(const MemxRegion *r, MemxReserved *reserved);
-void memx_pool_restore(MemxRegion *r, const MemxReserved *reserved);
+bool memx_pool_restore(MemxRegion *r, const MemxReserved *reserved);
 /* What must be reserved for that. */
 uint64_t memx_pool_need(const MemxRegion *r, uint64_t limit);
 MemxServer *memx_pool_add(MemxRegion *r, const MemxOptions *o, GBytes *key,

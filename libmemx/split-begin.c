@@ -393,17 +393,16 @@ static bool reserve(MemxRegion *r, const MemxSplitOut *out,
     g_mutex_unlock(&r->lock);
     ok = memx_pool_reserve_least(r, MIN(out->main_max, r->limit), error) &&
          memx_pool_reserve_each(r, need, error);
-    if (!ok) {
-        memx_pool_restore(r, &before);
+    if (!ok && memx_pool_restore(r, &before)) {
         return false;
     }
     g_mutex_lock(&r->lock);
     if (!grown) {
         r->before = before;
     }
-    r->grown = true; /* keeper.c lowers it, if this one is cancelled */
+    r->grown = true; /* keeper.c lowers it, if this one comes to nothing */
     g_mutex_unlock(&r->lock);
-    return true;
+    return ok;
 }
 
 static bool split_begin(MemxRegion *r, const MemxSplitOptions *o,

@@ -29,7 +29,7 @@
 #define ENDLESS (1ull << 56)    /* bytes that no downtime-limit allows */
 
 static struct {
-    QemuMutex lock;             /* protects all but the last three */
+    QemuMutex lock;             /* protects all but the last four */
     MemxSplitPhase phase;
     uint8_t session[MEMX_SESSION_BYTES];
     MemxSplitStats sums;        /* over all regions */
@@ -49,6 +49,7 @@ static struct {
     int64_t migration;          /* whose they are: when it began */
     uint64_t sent_bytes;        /* atomic */
     uint64_t pending_bytes;     /* atomic */
+    int64_t window_ms;          /* the migration thread's: when it began */
 } figures;
 
 static void __attribute__((constructor)) figures_init(void)
@@ -75,7 +76,14 @@ uint64_t memx_split_pending_bytes(void)
 
 uint64_t memx_split_excess_bytes(uint64_t used, uint64_t limit)
 {
-    return is_current() && limit && used > limit ? MIN(used - limit, limit) : 0;
+    int64_t now_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    int64_t ms = MAX(now_ms - figures.window_ms, BUFFER_DELAY);
+    double allowed = (double)limit * ms / BUFFER_DELAY;
+
+    figures.window_ms = now_ms;
+    return is_current() && used > allowed
+           ? MIN(used - allowed, limit - limit / 16) /* the stream's part */
+           : 0;
 }
 
 void memx_split_figures_start(void)

@@ -539,6 +539,41 @@ static void test_cancelled_reserves_nothing(void)
     servers_free(servers);
 }
 
+/* Nor does one whose server was away when it was given up. */
+static void test_away_reserves_nothing(void)
+{
+    ServerProcess *servers[2];
+    MemxRegion *r;
+    MemxStats stats;
+    Reserved reserved;
+    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    bool grown;
+    Move m = { 0 };
+
+    servers_new(servers);
+    r = on_two_servers(servers, &m);
+    reserved_get(servers, r, &reserved);
+    move_transfer(&m);
+    server_process_kill(servers[0]);
+    await_stats(r, &stats, is_down, 0);
+    memx_split_cancel(r);
+    g_clear_pointer(&m.arrival, memx_arrival_free);
+    do { /* the keeper has tried */
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(10000);
+        g_mutex_lock(&r->lock);
+        grown = r->grown;
+        g_mutex_unlock(&r->lock);
+    } while (grown);
+    server_process_restart(servers[0], true);
+    await_stats(r, &stats, reserves_as, (uintptr_t)&reserved);
+    reserved_check(servers, r, &reserved);
+    vm_check(m.vm);
+    memx_region_free(r);
+    vm_free(m.vm);
+    servers_free(servers);
+}
+
 /* --- Where chunks are --- */
 
 /* A chunk that has no server, and that the destination was told of. */
@@ -612,6 +647,8 @@ int main(int argc, char **argv)
                     test_failed_reserves_nothing);
     g_test_add_func("/split-servers/cancelled-reserves-nothing",
                     test_cancelled_reserves_nothing);
+    g_test_add_func("/split-servers/away-reserves-nothing",
+                    test_away_reserves_nothing);
     g_test_add_func("/split-servers/gets-server-meanwhile",
                     test_gets_server_meanwhile);
     return g_test_run();
