@@ -335,7 +335,7 @@ static void test_begins_amid_move(void)
     memx_split_cancel(r);
     g_clear_pointer(&m.arrival, memx_arrival_free);
     hold_all(r, -1);
-    await_stats(r, &stats, has_chunks, SIZE / CHUNK / 4);
+    await_stats(r, &stats, has_chunks, 1); /* more, if as many had a server */
     await_stats(r, &stats, nothing_to_move, 0);
     await_stats(r, &stats, reserves_less, reserved);
     vm_check(m.vm);
