@@ -78,15 +78,19 @@ def _normal(ideal):
     return ideal.get("kv_pace") or statistics.median(after(ideal))
 
 
-def recovery_s(run, ideal):
-    """The first of the first five seconds in a row with 99 % of what is
-    normal after an ideal migration; as long as we looked if there are none
-    (it took at least that)."""
-    good = [ops >= RECOVERED * _normal(ideal) for ops in after(run)]
+def _first_in_a_row(good):
     for second in range(len(good) - RECOVERED_SECONDS + 1):
         if all(good[second:second + RECOVERED_SECONDS]):
             return second
     return len(good)
+
+
+def recovery_s(run, ideal):
+    """The first of the first five seconds in a row with 99 % of what is
+    normal after an ideal migration; as long as we looked if there are none
+    (it took at least that)."""
+    return _first_in_a_row([ops >= RECOVERED * _normal(ideal)
+                            for ops in after(run)])
 
 
 def dip_pct(run, ideal):
@@ -102,6 +106,27 @@ def paced_loss_pct(run, _ideal):
     """Of what was asked for, in the last seconds."""
     return (1 - statistics.mean(after(run)[-STEADY_SECONDS:])
             / run["kv_pace"]) * 100
+
+
+def _waited_pcts(run):
+    """Of each second after a split: how much of it the guest waited for
+    remote pages, at most.  That has no noise of the host's in it, as
+    throughput has."""
+    pcts, last_s, last_ms = [], 0, 0
+    for now in run["memx_series"]:
+        pcts.append((now["waited_ms"] - last_ms) / (now["s"] - last_s) / 10)
+        last_s, last_ms = now["s"], now["waited_ms"]
+    return pcts
+
+
+def waited_pct(run, _ideal):
+    return statistics.mean(_waited_pcts(run)[-STEADY_SECONDS:])
+
+
+def waited_recovery_s(run, _ideal):
+    """As recovery_s, by what the guest waited."""
+    return _first_in_a_row([pct <= 100 * (1 - RECOVERED)
+                            for pct in _waited_pcts(run)])
 
 
 def own_loss_pct(run, ideal):
@@ -179,6 +204,10 @@ def figures(runs, rate):
         "kv_over_own_loss_pct": compare(own_loss_pct, **over),
         "ideal_kv_dip_pct": compare(dip_pct, "ideal", **store),
         "ideal_kv_recovery_s": compare(recovery_s, "ideal", **store),
+        "kv_waited_pct": compare(waited_pct, **store),
+        "kv_waited_recovery_s": compare(waited_recovery_s, **store),
+        "kv_paced_waited_pct": compare(waited_pct, **paced),
+        "kv_paced_waited_recovery_s": compare(waited_recovery_s, **paced),
         "kv_paced_recovery_s": compare(recovery_s, **paced),
         "kv_paced_dip_pct": compare(dip_pct, **paced),
         "kv_paced_loss_pct": compare(paced_loss_pct, **paced),

@@ -40,6 +40,13 @@ def fetched_pages(backend):
     return sum(server["fetched"] for server in backend["servers"]) // PAGE
 
 
+def waited_ms(backend):
+    """At most: how long the guest waited for remote pages, all faults
+    together."""
+    histogram = backend["fetch-latency"]["histogram"]
+    return sum(n * 2 ** (i + 1) for i, n in enumerate(histogram)) / 1000
+
+
 class Watch:
     """What a backend's counters come to, second by second."""
 
@@ -57,6 +64,7 @@ class Watch:
                 "s": round(time.monotonic() - self._since, 1),
                 "fetched": fetched_pages(backend),
                 "faults": backend["faults"]["remote"],
+                "waited_ms": round(waited_ms(backend), 3),
                 "evicted": backend["paging"]["evicted"],
                 "local_mib": backend["local"] // MIB,
                 "huge_mib": backend["huge"] // MIB})
