@@ -26,6 +26,8 @@ def test(t):
         check(right == 5, f"{right} checksums are right, not 5")
         check(("virsh migrate" in done.stdout) == (not options),
               f"it did not move the VM as told:\n{done.stdout}")
+        check(re.search("tracker (rwp|idle|damon|sample): .", done.stdout),
+              f"it does not name its tracker:\n{done.stdout}")
         check(options or re.search(r"[1-9]\d* MiB are on the servers",
                                    done.stdout),
               f"nothing went to the servers:\n{done.stdout}")

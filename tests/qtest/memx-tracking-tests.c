@@ -75,6 +75,28 @@ static uint64_t chunks_from(QDict *tracking, unsigned first)
     return n;
 }
 
+/* The larger the share, the more memory; what accounts for all that was seen
+ * touched is no more than there is. */
+static void check_working_sets(QDict *tracking, uint64_t size)
+{
+    QList *sets = qdict_get_qlist(tracking, "working-sets");
+    int64_t share = 0, bytes = 0;
+    const QListEntry *e;
+
+    QLIST_FOREACH_ENTRY(sets, e) {
+        QDict *set = qobject_to(QDict, qlist_entry_obj(e));
+
+        g_assert_cmpint(qdict_get_int(set, "share"), >, share);
+        g_assert_cmpint(qdict_get_int(set, "bytes"), >=, bytes);
+        share = qdict_get_int(set, "share");
+        bytes = qdict_get_int(set, "bytes");
+        g_assert_cmpint(bytes % qdict_get_int(tracking, "chunk-size"), ==, 0);
+    }
+    g_assert_cmpint(share, <=, 1000);
+    g_assert_cmpint(bytes, >, 0);
+    g_assert_cmpint(bytes, <=, size);
+}
+
 /* What is touched is told from what is not, and periods end. */
 static void test_sample(void)
 {
@@ -92,6 +114,9 @@ static void test_sample(void)
                chunks_from(tracking, 128) && chunks_from(tracking, 128) < 32;
         g_assert_cmpstr(qdict_get_str(tracking, "tracker"), ==, "sample");
         g_assert_cmpstr(qdict_get_str(info, "tracker"), ==, "sample");
+        if (told) {
+            check_working_sets(tracking, 64 * MIB);
+        }
         qobject_unref(info);
         told;
     }));

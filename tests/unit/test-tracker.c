@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <linux/capability.h>
 #include <linux/io_uring.h>
 #include <math.h>
 #include <signal.h>
@@ -794,6 +795,24 @@ static void test_period_adapts(void)
 }
 
 /* The helper, and what it gives: enough for a process, here this one. */
+/* It may open what it is for, and nothing else, from then on. */
+static void check_privileges(GPid pid)
+{
+    uint64_t keep = 1ull << CAP_SYS_ADMIN | 1ull << CAP_SYS_PTRACE |
+                    1ull << CAP_DAC_READ_SEARCH;
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", (int)pid);
+    g_autofree char *effective =
+        g_strdup_printf("CapEff:\t%016" G_GINT64_MODIFIER "x\n", keep);
+    g_autofree char *permitted =
+        g_strdup_printf("CapPrm:\t%016" G_GINT64_MODIFIER "x\n", keep);
+    g_autofree char *status = NULL;
+
+    g_assert_true(g_file_get_contents(path, &status, NULL, NULL));
+    g_assert_nonnull(strstr(status, effective));
+    g_assert_nonnull(strstr(status, permitted));
+    g_assert_nonnull(strstr(status, "NoNewPrivs:\t1\n"));
+}
+
 static void test_idle_helper(void)
 {
     g_autofree char *directory = g_dir_make_tmp("memx-idle-XXXXXX", NULL);
@@ -827,6 +846,7 @@ static void test_idle_helper(void)
         g_clear_error(&error);
         g_usleep(POLL_US);
     }
+    check_privileges(pid);
     if (ok) {
         object_history(MEMX_TRACKER_IDLE, &files, false);
         memx_idle_files_close(&files);
