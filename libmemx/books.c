@@ -119,14 +119,15 @@ void memx_starve_locked(MemxRegion *r)
 
 void memx_answered_locked(MemxServer *s)
 {
-    if (s->waiting_since_ns && s->health != MEMX_SERVER_EMPTY) {
+    if (s->waiting_since_ns && s->health != MEMX_SERVER_EMPTY &&
+        !s->refused) {
         s->waiting_since_ns = memx_now_ns();
     }
 }
 
 void memx_waits_end_locked(MemxServer *s)
 {
-    if (!s->faults && !s->dropped && !s->waited_in) {
+    if (!s->faults && !s->dropped && !s->waited_in && !s->refused) {
         s->waiting_since_ns = 0;
     }
 }

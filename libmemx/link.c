@@ -246,7 +246,7 @@ static void judge(MemxRegion *r, MemxServer *s, bool reconnected)
         s->health = health;
         memx_changed_locked(r);
     }
-    if (health == MEMX_SERVER_UP && s->lost) {
+    if (health == MEMX_SERVER_UP && s->lost && !s->refused) {
         s->lost = false;
         memx_event_post_locked(r, MEMX_EVENT_SERVER_BACK, s->index);
     } else if (health != MEMX_SERVER_UP && !s->lost &&
@@ -277,17 +277,21 @@ static void *link_thread(void *opaque)
 
     while (!ends(r, s)) {
         struct pollfd pfd = { .fd = s->link.wake_fd, .events = POLLIN };
-        bool down, offered, ok = true;
+        bool down, offered, refuses, ok = true;
 
         g_mutex_lock(&r->lock);
         down = !all_up_locked(r, s) && r->side != MEMX_SIDE_FENCED;
         offered = r->side == MEMX_SIDE_OFFERED;
+        refuses = s->refused;
         g_mutex_unlock(&r->lock);
         if (down) {
             if (!offered) { /* the other side may have it: ask first */
                 judge(r, s, false);
             }
             memx_worker_silence(&s->link);
+            if (refuses) { /* it will again, at once */
+                poll(&pfd, 1, retry_ms);
+            }
             ok = connect_lanes(r, s);
             if (ok) {
                 g_mutex_lock(&r->lock);
@@ -296,11 +300,11 @@ static void *link_thread(void *opaque)
             }
         }
         judge(r, s, down && ok);
-        if (ok) {
+        if (ok && !refuses) {
             retry_ms = RETRY_MIN_MS;
-            poll(&pfd, 1, HEALTH_MS);
-        } else {
-            poll(&pfd, 1, retry_ms);
+        }
+        poll(&pfd, 1, ok ? HEALTH_MS : retry_ms);
+        if (down && (!ok || refuses)) {
             retry_ms = MIN(2 * retry_ms, RETRY_MAX_MS);
         }
         if (pfd.revents) {

@@ -319,6 +319,35 @@ static void fault_handle(MemxRegion *r, uint64_t address, uint64_t now)
     }
 }
 
+/* Whoever waited for a page that was refused may not come again before it is
+ * there: a vCPU of a VM that was stopped for it. */
+static void ask_refused(MemxRegion *r, MemxServer *s)
+{
+    bool ask = false;
+    uint64_t page;
+
+    g_mutex_lock(&r->lock);
+    page = s->refused_page;
+    if (s->refused) {
+        uint64_t group = page / MEMX_GROUP_PAGES;
+        uint32_t c = memx_chunk_of_group(&r->table, group);
+
+        if (needs_no_server(r, group, 1ull << page % MEMX_GROUP_PAGES) ||
+            r->table.chunk[c].server != s->index) {
+            s->refused = 0;
+            memx_answered_locked(s);
+            memx_waits_end_locked(s);
+        } else {
+            ask = s->lane[MEMX_LANE_FAULT].up && !s->faults &&
+                  s->health != MEMX_SERVER_EMPTY;
+        }
+    }
+    g_mutex_unlock(&r->lock);
+    if (ask) {
+        fault_handle(r, (uintptr_t)memx_page_hva(r, page), memx_now_ns());
+    }
+}
+
 static void latency_record(MemxRegion *r, uint64_t ns)
 {
     uint64_t us = ns / 1000;
@@ -365,16 +394,21 @@ static void fault_install(MemxRegion *r, MemxFault *f)
 /*
  * The server didn't give a page that it acknowledged.  Either it lost it: then
  * it is as if it came back empty, and nothing more is asked of it until it
- * comes back again.  Or it is going, or in trouble: connect again.
+ * comes back again.  Or it is going, or in trouble: connect again, and ask
+ * again, until the page came.
  */
-static void fault_refused(MemxRegion *r, MemxServer *s, unsigned error)
+static void fault_refused(MemxRegion *r, MemxServer *s, uint64_t page,
+                          unsigned error)
 {
     if (error == MEMX_ERR_NOT_HELD) {
+        s->refused = 0;
         if (s->health != MEMX_SERVER_EMPTY) {
             s->health = MEMX_SERVER_EMPTY;
             memx_event_post_locked(r, MEMX_EVENT_SERVER_EMPTY, s->index);
         }
     } else {
+        s->refused_page = s->refused ? s->refused_page : page;
+        s->refused = error;
         memx_channel_shutdown(s->lane[MEMX_LANE_FAULT].channel);
     }
     leave_to_server(s);
@@ -390,7 +424,7 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     bool wake = false;
 
     g_mutex_lock(&r->lock);
-    if (!f->call.status) {
+    if (!f->call.status && !f->call.reply.error) {
         memx_answered_locked(s);
     }
     if (memx_chunk_exclusive(chunk)) {
@@ -401,7 +435,7 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     } else if (f->call.status) {
         leave_to_server(s); /* until it is back */
     } else if (f->call.reply.error) {
-        fault_refused(r, s, f->call.reply.error);
+        fault_refused(r, s, page, f->call.reply.error);
     } else {
         fault_install(r, f);
         return;
@@ -467,6 +501,9 @@ void *memx_fault_thread(void *opaque)
         poll(pfd, lanes + 1, r->n_touches ? 0 : -1);
         if (pfd[0].revents) {
             memx_worker_silence(&r->faults);
+            for (unsigned i = 0; i < r->n_servers; i++) {
+                ask_refused(r, &r->server[i]);
+            }
         }
         for (int i = 0; i < lanes; i++) {
             more |= pfd[i].revents != 0;

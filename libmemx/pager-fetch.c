@@ -425,7 +425,7 @@ static void fetched(MemxRegion *r, MemxSlot *slot)
     }
     /* Not before: until now others may have been left waiting for it. */
     memx_slot_unwaited_locked(s, slot);
-    if (!slot->call.status) {
+    if (!slot->call.status && !slot->call.reply.error) {
         memx_answered_locked(s);
     }
     if (mask) {

@@ -131,6 +131,9 @@ typedef struct MemxServer {
     uint64_t nobody_since_ns; /* nobody is known to wait; the session's */
     unsigned dropped;       /* faults forgotten for its sake */
     unsigned faults;        /* faults in flight to it */
+    unsigned refused;       /* MemxError for a page that it should have; 0:
+                               none is asked for in vain */
+    uint64_t refused_page;  /* is asked for again, until it came */
     uint64_t stored_bytes;
     uint64_t fetched_bytes;
     uint64_t reconnects;
@@ -399,8 +402,8 @@ bool memx_budget_take_locked(MemxRegion *r, uint64_t n);
 void memx_budget_give_locked(MemxRegion *r, uint64_t n);
 /* Remembers that a thread was left waiting for room. */
 void memx_starve_locked(MemxRegion *r);
-/* The server answered: the clock of those that wait starts anew; but not of
- * those whose page it lost. */
+/* The server gave what it was asked for: the clock of those that wait starts
+ * anew; but not of those whose page it lost, or refuses. */
 void memx_answered_locked(MemxServer *s);
 /* Somebody waits no more: the clock stops if it was the last one. */
 void memx_waits_end_locked(MemxServer *s);

@@ -57,6 +57,9 @@ static void stall_check_locked(MemxRegion *r, uint64_t now)
 
     for (unsigned i = 0; i < r->n_servers; i++) {
         nobody_check_locked(r, &r->server[i], now);
+        if (r->server[i].refused) {
+            memx_worker_ring(&r->faults); /* asks again */
+        }
         since = r->server[i].waiting_since_ns;
         if (since && now > since && now - since > oldest_ns) {
             oldest_ns = now - since;
@@ -91,6 +94,7 @@ typedef struct Said {
     bool full;
     bool no_room;           /* elsewhere, for what it has */
     bool left_behind;       /* it was released without a word */
+    const char *refused;    /* why it refuses pages, or NULL */
     char why_down[MEMX_WHY_BYTES];
 } Said;
 
@@ -103,6 +107,12 @@ static char *describe_stall(MemxRegion *r, const Said *said)
                                " s, since none can be evicted: memory server "
                                "%s is full; free memory there or raise its "
                                "capacity", seconds, said->server);
+    }
+    if (said->refused) {
+        return g_strdup_printf("a page has been awaited for over %" PRIu64
+                               " s from memory server %s, which refuses it: "
+                               "%s; its log says more", seconds,
+                               said->server, said->refused);
     }
     return g_strdup_printf("a page has been awaited for over %" PRIu64
                            " s from memory server %s, which alone holds %"
@@ -203,6 +213,9 @@ static void deliver(MemxRegion *r)
             said.full = s->full_told;
             said.no_room = s->no_room;
             said.left_behind = s->left_behind;
+            /* Its lanes can be opened, if only for a moment. */
+            said.refused = s->refused && !*s->why_down
+                           ? memx_error_name(s->refused) : NULL;
             if (s->health == MEMX_SERVER_DOWN && *s->why_down) {
                 g_snprintf(said.why_down, sizeof(said.why_down), "%s)",
                            s->why_down);

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who waits for a page, and for which server: the clock that ends in
+ * MEMX_EVENT_STALLED, and whom that blames.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <string.h>
+#include "region-fixture.h"
+#include "region.h"
+
+#define SIZE (32 * MIB)
+#define LOCAL (8 * MIB)
+#define TIMEOUT_MS 1500
+
+/* TCP; each FETCH is refused as long as `refuses` is set. */
+static MemxTransport refusing;
+static gint refuses;            /* atomic */
+
+static MemxChannel *connect_refusing(const char *host, const char *port,
+                                     int timeout_ms, int cancel_fd,
+                                     GError **error)
+{
+    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
+                                                      cancel_fd, error);
+
+    if (channel) {
+        channel->transport = &refusing;
+    }
+    return channel;
+}
+
+static MemxCall *progress_refusing(MemxChannel *channel)
+{
+    MemxCall *call = memx_transport_tcp.progress(channel);
+
+    if (call && !call->status && call->request.opcode == MEMX_OP_FETCH &&
+        g_atomic_int_get(&refuses)) {
+        call->reply.error = MEMX_ERR_INTERNAL;
+    }
+    return call;
+}
+
+typedef struct Events {
+    gint n[MEMX_EVENT_TYPES];   /* atomic */
+    GMutex lock;
+    char *stalled;              /* the message; by the lock */
+} Events;
+
+static void note_event(const MemxEvent *event, void *opaque)
+{
+    Events *events = opaque;
+
+    if (event->type == MEMX_EVENT_STALLED) {
+        g_mutex_lock(&events->lock);
+        g_free(events->stalled);
+        events->stalled = g_strdup(event->message);
+        g_mutex_unlock(&events->lock);
+    }
+    g_atomic_int_inc(&events->n[event->type]);
+}
+
+static void await_event(Events *events, MemxEventType type)
+{
+    int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+
+    while (!g_atomic_int_get(&events->n[type])) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+}
+
+static bool at_rest(const MemxStats *stats, uint64_t unused)
+{
+    return !stats->staged_bytes && !stats->servers[0].queue_depth;
+}
+
+typedef struct Fixture {
+    ServerProcess *server;
+    MemxRegion *region;
+    uint8_t *base;
+    Events events;
+} Fixture;
+
+static void set_up(Fixture *f, gconstpointer unused)
+{
+    const char *servers[2] = { NULL };
+    MemxOptions o = MEMX_OPTIONS_INIT;
+    g_autoptr(GError) error = NULL;
+    MemxStats stats;
+
+    f->server = server_process_new("80M");
+    servers[0] = server_process_address(f->server);
+    refusing = memx_transport_tcp;
+    refusing.connect = connect_refusing;
+    refusing.progress = progress_refusing;
+    g_atomic_int_set(&refuses, 0);
+    o.size_bytes = SIZE;
+    o.local_bytes = LOCAL;
+    o.chunk_bytes = 256 << 10;
+    o.server_timeout_ms = TIMEOUT_MS;
+    o.servers = servers;
+    o.event = note_event;
+    o.opaque = &f->events;
+    f->region = memx_region_new_over(&o, &refusing, &error);
+    g_assert_no_error(error);
+    f->base = memx_region_base(f->region);
+    for (uint64_t page = 0; page < SIZE / PAGE_BYTES; page++) {
+        pattern_write(f->base, page, 1);
+    }
+    await_stats(f->region, &stats, at_rest, 0);
+}
+
+static void tear_down(Fixture *f, gconstpointer unused)
+{
+    memx_region_free(f->region);
+    server_process_free(f->server);
+    g_free(f->events.stalled);
+}
+
+static uint64_t remote_page(MemxRegion *r)
+{
+    uint64_t g = 0;
+
+    g_mutex_lock(&r->lock);
+    while (r->table.present[g] || r->table.stored[g] != UINT64_MAX) {
+        g_assert_cmpuint(++g, <, r->table.n_groups);
+    }
+    g_mutex_unlock(&r->lock);
+    return g * MEMX_GROUP_PAGES;
+}
+
+static void *read_page(void *opaque)
+{
+    const volatile uint8_t *page = opaque;
+
+    return GUINT_TO_POINTER(page[0]);
+}
+
+/* One that lets its lanes be opened, but gives no page, is told like one that
+ * is gone; once, as lost, and back when it gives them. */
+static void test_refuses(Fixture *f, gconstpointer unused)
+{
+    uint64_t page = remote_page(f->region);
+    Events *events = &f->events;
+    GThread *thread;
+
+    g_atomic_int_set(&refuses, 1);
+    thread = g_thread_new("reader", read_page, f->base + page * PAGE_BYTES);
+    await_event(events, MEMX_EVENT_STALLED);
+    g_assert_nonnull(strstr(events->stalled,
+                            memx_error_name(MEMX_ERR_INTERNAL)));
+    g_assert_nonnull(strstr(events->stalled,
+                            server_process_address(f->server)));
+    g_assert_cmpint(events->n[MEMX_EVENT_SERVER_LOST], <=, 1);
+    g_assert_cmpint(events->n[MEMX_EVENT_SERVER_BACK], ==, 0);
+    g_atomic_int_set(&refuses, 0);
+    g_thread_join(thread);
+    pattern_check(f->base, page, 1);
+    await_event(events, MEMX_EVENT_RESUMED);
+    g_assert_cmpint(events->n[MEMX_EVENT_STALLED], ==, 1);
+}
+
+static __thread sigjmp_buf away;
+
+static void go_away(int signal)
+{
+    siglongjmp(away, 1);
+}
+
+static void *read_until_signal(void *opaque)
+{
+    if (!sigsetjmp(away, 1)) {
+        read_page(opaque);
+    }
+    return NULL;
+}
+
+/* Whoever waits is taken away then, as a vCPU is, and comes again only after
+ * that is over: nobody but the engine learns that the page can be had. */
+static void test_refuses_and_stopped(Fixture *f, gconstpointer unused)
+{
+    uint64_t page = remote_page(f->region);
+    Events *events = &f->events;
+    pthread_t thread;
+
+#ifdef __SANITIZE_THREAD__
+    g_test_skip("ThreadSanitizer holds signals back");
+    return;
+#endif
+    signal(SIGUSR1, go_away);
+    g_atomic_int_set(&refuses, 1);
+    g_assert_cmpint(pthread_create(&thread, NULL, read_until_signal,
+                                   f->base + page * PAGE_BYTES), ==, 0);
+    await_event(events, MEMX_EVENT_STALLED);
+    pthread_kill(thread, SIGUSR1);
+    pthread_join(thread, NULL);
+    g_usleep(2 * TIMEOUT_MS * 1000);
+    g_assert_cmpint(events->n[MEMX_EVENT_RESUMED], ==, 0);
+    g_atomic_int_set(&refuses, 0);
+    await_event(events, MEMX_EVENT_RESUMED);
+    pattern_check(f->base, page, 1);
+}
+
+int main(int argc, char **argv)
+{
+#define ADD(path, function) \
+    g_test_add("/waits/" path, Fixture, NULL, set_up, function, tear_down)
+
+    g_test_init(&argc, &argv, NULL);
+    ADD("server-refuses", test_refuses);
+    ADD("server-refuses-and-vm-stopped", test_refuses_and_stopped);
+    return g_test_run();
+}
