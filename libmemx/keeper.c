@@ -47,17 +47,20 @@ bool memx_keeper_settled_locked(MemxRegion *r)
 bool memx_keeper_reserve(MemxRegion *r, MemxServer **list, unsigned n,
                          const uint64_t *want, GError **error)
 {
-    uint64_t old[MEMX_SERVERS_MAX];
+    uint64_t old[MEMX_SERVERS_MAX], before[MEMX_SERVERS_MAX];
 
+    g_mutex_lock(&r->lock);
     for (unsigned i = 0; i < n; i++) {
-        old[i] = list[i]->reserved_pages; /* `resize` is held */
+        old[i] = list[i]->reserved_pages;
+        before[i] = list[i]->shall_pages;
     }
+    g_mutex_unlock(&r->lock);
     for (unsigned i = 0; i < n; i++) {
         if (list[i]->opened && want[i] > old[i] &&
-            !memx_pool_reserve_one(r, list[i], want[i], error)) {
+            !memx_reserve_pages(r, list[i], want[i], error)) {
             for (unsigned k = 0; k <= i; k++) { /* it may be late */
                 if (list[k]->opened && want[k] > old[k]) {
-                    memx_pool_reserve_one(r, list[k], old[k], NULL);
+                    memx_reserve_pages(r, list[k], before[k], NULL);
                 }
             }
             return false;
@@ -210,8 +213,8 @@ static void forget_locked(MemxRegion *r, MemxServer *s)
     s->released = true;
     s->opened = s->moving_out = s->leaving = s->draining = s->lost = false;
     s->health = MEMX_SERVER_UP; /* nobody is to blame it */
-    s->reserved_pages = s->want_pages = s->free_pages = 0;
-    s->capacity_pages = 0;
+    memx_reserve_set_locked(s, 0);
+    s->want_pages = s->free_pages = s->capacity_pages = 0;
     s->dropped = s->refused = 0;
     s->waiting_since_ns = 0;
     for (unsigned i = 0; i < MEMX_EVENT_TYPES; i++) {
@@ -307,7 +310,7 @@ static void lower(MemxRegion *r)
     g_mutex_unlock(&r->lock);
     for (unsigned i = 0; ends && i < n; i++) {
         if (want[i] && want[i] < r->server[i].reserved_pages &&
-            !memx_pool_reserve_one(r, &r->server[i], want[i], NULL)) {
+            !memx_reserve_pages(r, &r->server[i], want[i], NULL)) {
             g_mutex_lock(&r->lock);
             r->rebalance = true; /* again */
             g_mutex_unlock(&r->lock);
@@ -326,7 +329,7 @@ static void give_back(MemxRegion *r, MemxServer *s)
            s->health == MEMX_SERVER_UP && s->lane[MEMX_LANE_ORDERED].up;
     g_mutex_unlock(&r->lock);
     if (give) {
-        memx_pool_reserve_one(r, s, 0, NULL);
+        memx_reserve_pages(r, s, 0, NULL);
     }
 }
 

@@ -179,6 +179,7 @@ static bool connect_lanes(MemxRegion *r, MemxServer *s)
         s->capacity_pages = info.capacity_pages;
         s->draining = info.draining;
         if (lane == MEMX_LANE_ORDERED) {
+            memx_reserve_opened_locked(s, info.opened.reserved_pages);
             memcpy(s->nonce[0], info.client_nonce, MEMX_NONCE_BYTES);
             memcpy(s->nonce[1], info.server_nonce, MEMX_NONCE_BYTES);
         }

@@ -90,6 +90,7 @@ static void take(Connecting *c)
     s->draining = c->info.draining;
     memcpy(s->instance, c->info.instance, sizeof(s->instance));
     if (c->open.lane == MEMX_LANE_ORDERED) {
+        memx_reserve_set_locked(s, c->info.opened.reserved_pages);
         memcpy(s->nonce[0], c->info.client_nonce, MEMX_NONCE_BYTES);
         memcpy(s->nonce[1], c->info.server_nonce, MEMX_NONCE_BYTES);
     }

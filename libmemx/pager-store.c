@@ -471,11 +471,14 @@ static void controls(MemxRegion *r)
         };
         err = memx_lane_submit(r, &r->server[control->server],
                                MEMX_LANE_ORDERED, &control->call);
+        g_mutex_lock(&r->lock);
         if (control->opcode == MEMX_OP_CLOSE) {
-            g_mutex_lock(&r->lock);
             memx_keeper_closed_locked(r, &r->server[control->server]);
-            g_mutex_unlock(&r->lock);
+        } else if (control->opcode == MEMX_OP_RESERVE && !err) {
+            memx_reserve_sent_locked(&r->server[control->server],
+                                     control->reserve_pages);
         }
+        g_mutex_unlock(&r->lock);
         if (err) {
             control_done(r, control, err, 0);
         }
@@ -509,6 +512,12 @@ static void answered(MemxRegion *r, MemxServer *s, MemxCall *call)
             memx_out_answered(r, call);
         }
         break;
+    case MEMX_OP_RESERVE:
+        memx_reserve_answered(r, s, call);
+        if (call == &s->reserve) {
+            break;
+        }
+        /* fall through */
     default:
         control_done(r, control, call->status, call->reply.error);
     }
@@ -688,6 +697,7 @@ void *memx_store_thread(void *opaque)
         }
         lanes(r);
         memx_handover_tell(r);
+        memx_reserve_again(r);
         again = retry_slots(r);
         controls(r);
         ping_idle(r);

@@ -19,7 +19,7 @@
 #include "region.h"
 
 #define CLOSE_MS 2000
-#define RESERVE_MS 2000
+#define ROOM_MS 2000
 #define GIVE_WAY_MS 3000
 #define GIVE_WAY_POLL_MS 100
 
@@ -302,33 +302,6 @@ void memx_pool_close(MemxRegion *r)
     r->n_servers = 0;
 }
 
-bool memx_pool_reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
-                           GError **error)
-{
-    MemxControl *control = memx_control_new(s, MEMX_OP_RESERVE);
-    unsigned refused;
-    int status;
-
-    control->reserve_pages = pages;
-    status = memx_control_call(r, control, RESERVE_MS, &refused);
-    g_mutex_lock(&r->lock);
-    if (status == -ETIMEDOUT) { /* it may still be done: count on less */
-        s->reserved_pages = MIN(s->reserved_pages, pages);
-    } else if (!status && !refused) {
-        s->reserved_pages = pages;
-    }
-    g_mutex_unlock(&r->lock);
-    if (status || refused) {
-        g_set_error(error, MEMX_ERROR, refused == MEMX_ERR_FULL
-                    ? MEMX_ERROR_FULL : MEMX_ERROR_CONNECT,
-                    "server %s did not reserve %" G_GUINT64_FORMAT " MiB: %s",
-                    s->peer->address, pages / 256,
-                    status ? g_strerror(-status) : memx_error_name(refused));
-        return false;
-    }
-    return true;
-}
-
 /* How much more of the reservation each server could use and grant. */
 static bool growth_room(MemxRegion *r, uint64_t want, uint64_t *room,
                         GError **error)
@@ -341,7 +314,7 @@ static bool growth_room(MemxRegion *r, uint64_t want, uint64_t *room,
 
         room[i] = 0;
         if (memx_server_in_use(&r->server[i]) &&
-            !ask_room(&r->server[i], RESERVE_MS, -1, want, &room[i],
+            !ask_room(&r->server[i], ROOM_MS, -1, want, &room[i],
                       &capacity, error)) {
             return false;
         }
@@ -371,12 +344,15 @@ static bool growth_room(MemxRegion *r, uint64_t want, uint64_t *room,
 static bool reserve_all(MemxRegion *r, const uint64_t *pages,
                         const uint64_t *old, GError **error)
 {
+    uint64_t before[MEMX_SERVERS_MAX];
+
     for (unsigned i = 0; i < r->n_servers; i++) {
+        before[i] = r->server[i].shall_pages; /* `resize` is held */
         if (pages[i] != old[i] &&
-            !memx_pool_reserve_one(r, &r->server[i], pages[i], error)) {
+            !memx_reserve_pages(r, &r->server[i], pages[i], error)) {
             for (unsigned k = 0; k <= i; k++) { /* it may be late */
                 if (pages[k] != old[k]) {
-                    memx_pool_reserve_one(r, &r->server[k], old[k], NULL);
+                    memx_reserve_pages(r, &r->server[k], before[k], NULL);
                 }
             }
             return false;
@@ -455,7 +431,7 @@ bool memx_pool_reserve_each(MemxRegion *r, const uint64_t *need,
             uint64_t room, capacity;
 
             if (memx_server_in_use(&r->server[i]) &&
-                !ask_room(&r->server[i], RESERVE_MS, -1, pages[i] - old[i],
+                !ask_room(&r->server[i], ROOM_MS, -1, pages[i] - old[i],
                           &room, &capacity, error)) {
                 return false;
             }
@@ -477,7 +453,7 @@ bool memx_pool_plan(MemxRegion *r, MemxServer **list, unsigned n,
             MemxServer *s = list[i];
             uint64_t size, held;
 
-            if (!ask_room(s, RESERVE_MS, cancel_fd, ask, &room[i], &size,
+            if (!ask_room(s, ROOM_MS, cancel_fd, ask, &room[i], &size,
                           error)) {
                 return false;
             }
@@ -589,8 +565,8 @@ bool memx_pool_restore(MemxRegion *r, const MemxReserved *reserved)
 
     for (unsigned i = 0; i < r->n_servers; i++) {
         if (reserved->pages[i] < r->server[i].reserved_pages) {
-            all &= memx_pool_reserve_one(r, &r->server[i],
-                                         reserved->pages[i], NULL);
+            all &= memx_reserve_pages(r, &r->server[i], reserved->pages[i],
+                                      NULL);
         }
     }
     g_mutex_lock(&r->lock);

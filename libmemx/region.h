@@ -114,7 +114,10 @@ typedef struct MemxServer {
     MemxServerHealth health;
     bool lost;              /* a SERVER_LOST event is out */
     char why_down[MEMX_WHY_BYTES]; /* why it was not connected; "" */
-    uint64_t reserved_pages;
+    uint64_t reserved_pages; /* that is counted on: see reserve.c */
+    uint64_t granted_pages, shall_pages;
+    unsigned n_reserving;   /* RESERVEs in flight */
+    bool reserve_again;
     uint64_t remote_pages;  /* stored, not present */
     uint64_t kept_pages;    /* stored and present */
     uint64_t free_pages;
@@ -164,7 +167,7 @@ typedef struct MemxServer {
     uint64_t kept_cursor;   /* group at which to look for kept copies */
     unsigned n_drops;       /* in flight */
     uint64_t channels;      /* how often its channel came or went */
-    MemxCall ping;
+    MemxCall ping, reserve;
 
     MemxWorker link;
 } MemxServer;
@@ -542,9 +545,6 @@ void memx_pool_quotas_locked(MemxRegion *r);
 /* Fills in a server that is not in the region yet. */
 bool memx_pool_fill(MemxRegion *r, MemxServer *s, const MemxOpen *names,
                     GBytes *key, const char *address, GError **error);
-/* Reserves @pages; any thread but the region's own, the keeper excepted. */
-bool memx_pool_reserve_one(MemxRegion *r, MemxServer *s, uint64_t pages,
-                           GError **error);
 /* Shares a reservation of @need pages out over @n servers, by what each has
  * and could have more. */
 bool memx_pool_plan(MemxRegion *r, MemxServer **list, unsigned n,
@@ -553,6 +553,20 @@ bool memx_pool_plan(MemxRegion *r, MemxServer **list, unsigned n,
 /* Drops the space, on a connection of its own; where it can't be told within
  * left_ms, later. */
 void memx_pool_close_space(MemxRegion *r, MemxServer *s, int left_ms);
+
+/* reserve.c.  Reserves @pages; any thread but the region's own, the keeper
+ * excepted; `resize` is held. */
+bool memx_reserve_pages(MemxRegion *r, MemxServer *s, uint64_t pages,
+                        GError **error);
+/* That is so, with nothing in flight. */
+void memx_reserve_set_locked(MemxServer *s, uint64_t pages);
+/* The server says so, of a new ordered lane. */
+void memx_reserve_opened_locked(MemxServer *s, uint64_t pages);
+/* The store thread's part. */
+void memx_reserve_sent_locked(MemxServer *s, uint64_t pages);
+void memx_reserve_answered(MemxRegion *r, MemxServer *s,
+                           const MemxCall *call);
+void memx_reserve_again(MemxRegion *r);
 
 /* opening.c: all lanes of @n servers at the same time; by an API thread, of
  * servers that no other thread knows yet.  Makes their spaces. */

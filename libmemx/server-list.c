@@ -157,7 +157,7 @@ static void install(MemxRegion *r, MemxServer *fresh, unsigned index)
     s->closing = s->closed = s->released = s->left_behind = false;
     s->no_room = s->full = s->full_told = false;
     s->draining = fresh->draining;
-    s->reserved_pages = fresh->reserved_pages;
+    memx_reserve_set_locked(s, fresh->reserved_pages);
     s->free_pages = fresh->free_pages;
     s->capacity_pages = fresh->capacity_pages;
     s->hold_until_ns = 0;

@@ -327,7 +327,6 @@ static bool check_spaces(MemxRegion *r, const MemxOpened *opened,
             return refuse(error, "the space on memory server %s has another "
                           "size", r->server[i].peer->address);
         }
-        r->server[i].reserved_pages = opened[i].reserved_pages;
         reserved += opened[i].reserved_pages;
     }
     if (reserved + r->limit < r->table.n_pages) {

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A connection breaks while pages are reserved on it, or the server answers
+ * late: both sides agree again afterwards, and the region never counts on more than the server has.
+ */
+#include <errno.h>
+#include "region-fixture.h"
+#include "region.h"
+
+#define SIZE (32 * MIB)
+#define LOCAL (16 * MIB)
+
+/* TCP.  The connection of the next RESERVE breaks: after the server did it, or
+ * before it has heard of it (it gets a PING in its place). */
+typedef enum Lost {
+    LOST_NOTHING,
+    LOST_ANSWER,
+    LOST_REQUEST,
+    LOST_TIME,              /* the server is stopped meanwhile */
+} Lost;
+
+static MemxTransport losing;
+static gint lost;               /* atomic; Lost */
+static MemxCall *replaced;      /* the store thread's */
+
+static MemxChannel *connect_losing(const char *host, const char *port,
+                                   int timeout_ms, int cancel_fd,
+                                   GError **error)
+{
+    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
+                                                      cancel_fd, error);
+
+    if (channel) {
+        channel->transport = &losing;
+    }
+    return channel;
+}
+
+static int submit_losing(MemxChannel *channel, MemxCall *call)
+{
+    if (call->request.opcode == MEMX_OP_RESERVE &&
+        g_atomic_int_get(&lost) == LOST_REQUEST) {
+        call->request.opcode = MEMX_OP_PING;
+        replaced = call;
+    }
+    return memx_transport_tcp.submit(channel, call);
+}
+
+static MemxCall *progress_losing(MemxChannel *channel)
+{
+    MemxCall *call = memx_transport_tcp.progress(channel);
+
+    if (call && call == replaced) {
+        call->request.opcode = MEMX_OP_RESERVE;
+        replaced = NULL;
+    }
+    if (call && call->request.opcode == MEMX_OP_RESERVE &&
+        g_atomic_int_get(&lost) != LOST_NOTHING &&
+        g_atomic_int_get(&lost) != LOST_TIME) {
+        call->status = -ECONNRESET;
+        memx_channel_shutdown(channel);
+        g_atomic_int_set(&lost, LOST_NOTHING);
+    }
+    return call;
+}
+
+typedef struct Expected {
+    uint64_t reconnects, reserved, free;
+} Expected;
+
+/* Nothing is stored: what the server has free tells what it has reserved. */
+static bool agree(const MemxStats *stats, uint64_t argument)
+{
+    const Expected *expected = (const Expected *)(uintptr_t)argument;
+
+    return stats->servers[0].reconnects >= expected->reconnects &&
+           stats->servers[0].reserved_bytes == expected->reserved &&
+           stats->servers[0].free_bytes == expected->free;
+}
+
+/* A change of the local size; what is reserved is as before then. */
+static void check(uint64_t local, Lost what, bool ok)
+{
+    ServerProcess *server = server_process_new("80M");
+    const char *servers[] = { server_process_address(server), NULL };
+    MemxOptions o = MEMX_OPTIONS_INIT;
+    g_autoptr(GError) error = NULL;
+    Expected expected;
+    MemxRegion *region;
+    bool late = what == LOST_TIME;
+    MemxStats before, s;
+
+    losing = memx_transport_tcp;
+    losing.connect = connect_losing;
+    losing.submit = submit_losing;
+    losing.progress = progress_losing;
+    g_atomic_int_set(&lost, LOST_NOTHING);
+    o.size_bytes = SIZE;
+    o.local_bytes = LOCAL;
+    o.chunk_bytes = 256 << 10;
+    o.servers = servers;
+    region = memx_region_new_over(&o, &losing, &error);
+    g_assert_no_error(error);
+    memx_region_stats(region, &before);
+    expected = (Expected) { before.servers[0].reconnects + !late,
+                            before.servers[0].reserved_bytes,
+                            before.servers[0].free_bytes };
+    g_assert_cmpuint(expected.reserved, >, 0);
+
+    g_atomic_int_set(&lost, what);
+    if (late) {
+        server_process_stop(server);
+    }
+    g_assert_true(memx_region_set_local_bytes(region, local, NULL) == ok);
+    if (late) {
+        server_process_continue(server);
+    } else {
+        g_assert_cmpint(g_atomic_int_get(&lost), ==, LOST_NOTHING);
+    }
+    memx_region_stats(region, &s);
+    g_assert_cmpuint(s.servers[0].reserved_bytes, <=, expected.reserved);
+    await_stats(region, &s, agree, (uintptr_t)&expected);
+
+    /* And it goes on from there. */
+    g_assert_true(memx_region_set_local_bytes(region, LOCAL / 2, &error));
+    g_assert_no_error(error);
+    memx_region_stats(region, &s);
+    g_assert_cmpuint(s.servers[0].reserved_bytes, ==,
+                     expected.reserved + LOCAL / 2);
+    g_assert_cmpuint(s.servers[0].free_bytes, ==, expected.free - LOCAL / 2);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
+/* local-size is to be lowered: more is reserved before. */
+static void test_raise_answer(void)
+{
+    check(LOCAL / 2, LOST_ANSWER, false);
+}
+
+static void test_raise_request(void)
+{
+    check(LOCAL / 2, LOST_REQUEST, false);
+}
+
+/* It is raised: less is reserved afterwards, or as much as it was. */
+static void test_lower_answer(void)
+{
+    check(LOCAL * 3 / 2, LOST_ANSWER, true);
+}
+
+static void test_lower_request(void)
+{
+    check(LOCAL * 3 / 2, LOST_REQUEST, true);
+}
+
+static void test_lower_late(void)
+{
+    check(LOCAL * 3 / 2, LOST_TIME, true);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/reserve/more/answer-lost", test_raise_answer);
+    g_test_add_func("/reserve/more/request-lost", test_raise_request);
+    g_test_add_func("/reserve/less/answer-lost", test_lower_answer);
+    g_test_add_func("/reserve/less/request-lost", test_lower_request);
+    g_test_add_func("/reserve/less/answered-late", test_lower_late);
+    return g_test_run();
+}
