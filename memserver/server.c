@@ -146,9 +146,12 @@ static gboolean accept_one(int fd, GIOCondition condition, gpointer opaque)
         /* No descriptors left, most likely: don't spin. */
         ms_log_stranger("%s", error->message);
         g_mutex_lock(&server->lock);
-        g_clear_pointer(&server->accept_source, g_source_unref);
+        /* Not that of one who stopped, and perhaps started, it meanwhile. */
+        if (server->accept_source == g_main_current_source()) {
+            g_clear_pointer(&server->accept_source, g_source_unref);
+            g_timeout_add(MS_ACCEPT_PAUSE_MS, accept_again, server);
+        }
         g_mutex_unlock(&server->lock);
-        g_timeout_add(MS_ACCEPT_PAUSE_MS, accept_again, server);
         return G_SOURCE_REMOVE;
     }
     g_mutex_lock(&server->lock);
