@@ -132,10 +132,11 @@ void memx_waits_end_locked(MemxServer *s)
     }
 }
 
-void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t now)
+void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t mask,
+                             uint64_t now)
 {
     s->waited_in += !slot->waited;
-    slot->waited = true;
+    slot->waited |= mask;
     if (!s->waiting_since_ns) {
         s->waiting_since_ns = now;
     }
@@ -143,9 +144,30 @@ void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t now)
 
 void memx_slot_unwaited_locked(MemxServer *s, MemxSlot *slot)
 {
-    s->waited_in -= slot->waited;
-    slot->waited = false;
+    s->waited_in -= slot->waited != 0;
+    slot->waited = 0;
     memx_waits_end_locked(s);
+}
+
+bool memx_server_awaited_locked(const MemxRegion *r, const MemxServer *s)
+{
+    bool any = s->dropped;
+
+    for (uint64_t m = s->faults ? r->fault_busy : 0; m && !any; m &= m - 1) {
+        unsigned i = __builtin_ctzll(m);
+        uint64_t page = r->fault_page[i];
+
+        any = r->fault[i].server == s->index &&
+              memx_remote_of(r, page / MEMX_GROUP_PAGES,
+                             1ull << page % MEMX_GROUP_PAGES);
+    }
+    for (unsigned i = 0; s->waited_in && i < r->staging.n_slots && !any; i++) {
+        const MemxSlot *slot = &r->staging.slot[i];
+
+        any = slot->waited && slot->server == s->index &&
+              memx_remote_of(r, slot->group, slot->waited);
+    }
+    return any;
 }
 
 void memx_changed_locked(MemxRegion *r)

@@ -157,7 +157,7 @@ static bool coming_soon(MemxRegion *r, uint64_t group, uint64_t bit,
         slot->sequence > s->lane[MEMX_LANE_FETCH].completed + 2) {
         return false;
     }
-    memx_slot_waited_locked(s, slot, now);
+    memx_slot_waited_locked(s, slot, bit, now);
     return true;
 }
 
@@ -194,12 +194,6 @@ static void leave_to_server(MemxServer *s)
     if (!s->waiting_since_ns) {
         s->waiting_since_ns = memx_now_ns();
     }
-}
-
-/* Discarded, or prefetched, meanwhile. */
-static bool needs_no_server(const MemxRegion *r, uint64_t group, uint64_t bit)
-{
-    return !(r->table.stored[group] & bit) || r->table.present[group] & bit;
 }
 
 static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
@@ -263,7 +257,7 @@ static void fault_remote(MemxRegion *r, uint64_t page, uint64_t now)
 
     if (memx_lane_submit(r, s, MEMX_LANE_FAULT, &f->call)) {
         g_mutex_lock(&r->lock);
-        wake = needs_no_server(r, group, bit);
+        wake = !memx_remote_of(r, group, bit);
         if (!wake) {
             leave_to_server(s);
         }
@@ -332,7 +326,7 @@ static void ask_refused(MemxRegion *r, MemxServer *s)
         uint64_t group = page / MEMX_GROUP_PAGES;
         uint32_t c = memx_chunk_of_group(&r->table, group);
 
-        if (needs_no_server(r, group, 1ull << page % MEMX_GROUP_PAGES) ||
+        if (!memx_remote_of(r, group, 1ull << page % MEMX_GROUP_PAGES) ||
             r->table.chunk[c].server != s->index) {
             s->refused = 0;
             memx_answered_locked(s);
@@ -430,7 +424,7 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     if (memx_chunk_exclusive(chunk)) {
         /* Being discarded: woken, and resolved anew, when that has ended. */
         memx_want_locked(r, chunk);
-    } else if (needs_no_server(r, group, bit)) {
+    } else if (!memx_remote_of(r, group, bit)) {
         wake = true; /* what came is of no use */
     } else if (f->call.status) {
         leave_to_server(s); /* until it is back */

@@ -271,7 +271,7 @@ static MemxSlot *take_slot(MemxRegion *r, const MemxPrefetch *hint,
     s->n_in++;
     r->table.chunk[c].fetching++;
     if (hint->waited & mask) {
-        memx_slot_waited_locked(s, slot, memx_now_ns());
+        memx_slot_waited_locked(s, slot, hint->waited & mask, memx_now_ns());
     }
     used_locked(r, memx_mask_pages(mask));
     if (hint->direction && r->tracked) {

@@ -375,6 +375,14 @@ static inline void *memx_group_hva(const MemxRegion *r, uint64_t group)
     return r->base + group * MEMX_GROUP_BYTES;
 }
 
+/* The pages of @mask for which their server is needed: they were not discarded,
+ * nor came meanwhile. */
+static inline uint64_t memx_remote_of(const MemxRegion *r, uint64_t group,
+                                      uint64_t mask)
+{
+    return mask & r->table.stored[group] & ~r->table.present[group];
+}
+
 static inline uint64_t memx_free_pages(const MemxRegion *r)
 {
     return r->limit > r->held ? r->limit - r->held : 0;
@@ -410,9 +418,13 @@ void memx_starve_locked(MemxRegion *r);
 void memx_answered_locked(MemxServer *s);
 /* Somebody waits no more: the clock stops if it was the last one. */
 void memx_waits_end_locked(MemxServer *s);
-/* A thread is left waiting for what a FETCH brings; it was answered, or ended. */
-void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t now);
+/* Threads are left waiting for what a FETCH brings; it was answered, or ended. */
+void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t mask,
+                             uint64_t now);
 void memx_slot_unwaited_locked(MemxServer *s, MemxSlot *slot);
+/* Does a thread still need what was asked of it?  A server that hangs keeps
+ * the request when its page was discarded. */
+bool memx_server_awaited_locked(const MemxRegion *r, const MemxServer *s);
 /* Ends an exclusive or installing phase; true: wake the chunk's range. */
 bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk);
 void memx_installing_end_locked(MemxRegion *r, uint32_t chunk);

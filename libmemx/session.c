@@ -40,7 +40,7 @@ static int hindering_server(MemxRegion *r)
  * VM that was stopped for it. */
 static void nobody_check_locked(MemxRegion *r, MemxServer *s, uint64_t now)
 {
-    if (s->dropped || s->faults || s->waited_in || r->stalled) {
+    if (r->stalled || memx_server_awaited_locked(r, s)) {
         s->nobody_since_ns = 0;
     } else if (!s->nobody_since_ns) {
         s->nobody_since_ns = now;

@@ -58,7 +58,7 @@ typedef struct MemxSlot {
 
     unsigned server;     /* MEMX_STAGING_NO_SERVER: none yet */
     int direction;       /* in: of the stream that it is for; 0: of none */
-    bool waited;         /* in: a thread was left waiting for it */
+    uint64_t waited;     /* in: threads were left waiting for these pages */
 
     /* The owner's. */
     bool prepared;       /* zero and hashes are known */

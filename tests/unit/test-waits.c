@@ -12,7 +12,7 @@
 
 #define SIZE (32 * MIB)
 #define LOCAL (8 * MIB)
-#define TIMEOUT_MS 1500
+#define TIMEOUT_MS 3000
 
 /* TCP; each FETCH is refused as long as `refuses` is set. */
 static MemxTransport refusing;
@@ -203,6 +203,72 @@ static void test_refuses_and_stopped(Fixture *f, gconstpointer unused)
     pattern_check(f->base, page, 1);
 }
 
+typedef bool ServerFunc(const MemxServer *s);
+
+static bool is_asked(const MemxServer *s)
+{
+    return s->faults || s->waited_in;
+}
+
+static bool clock_stands(const MemxServer *s)
+{
+    return !s->waiting_since_ns;
+}
+
+static void await_server(MemxRegion *r, ServerFunc *done)
+{
+    int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
+    bool yes;
+
+    do {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+        g_mutex_lock(&r->lock);
+        yes = done(&r->server[0]);
+        g_mutex_unlock(&r->lock);
+    } while (!yes);
+}
+
+/* Discards @page, which a thread waits for that @hinted: by prefetch. */
+static void discard_awaited(Fixture *f, bool hinted)
+{
+    MemxRegion *r = f->region;
+    uint64_t page = remote_page(r);
+    GThread *thread;
+
+    server_process_stop(f->server);
+    if (hinted) {
+        g_mutex_lock(&r->lock);
+        memx_prefetch_push_locked(r, page / MEMX_GROUP_PAGES, 0xff, 1);
+        g_assert_cmpint(memx_prefetch_hurry_locked(r, &r->server[0], page),
+                        ==, MEMX_HINT_FOLLOWED);
+        g_mutex_unlock(&r->lock);
+    }
+    thread = g_thread_new("reader", read_page, f->base + page * PAGE_BYTES);
+    await_server(r, is_asked);
+    g_usleep(100000); /* by then it waits */
+    g_assert_cmpint(memx_region_discard(r, page * PAGE_BYTES, PAGE_BYTES), ==,
+                    0);
+    g_assert_null(g_thread_join(thread)); /* zeros */
+    g_mutex_lock(&r->lock);
+    g_assert_true(is_asked(&r->server[0]));
+    g_mutex_unlock(&r->lock);
+    await_server(r, clock_stands);
+    g_assert_cmpint(f->events.n[MEMX_EVENT_STALLED], ==, 0);
+    server_process_continue(f->server);
+}
+
+/* The request is still with a server that hangs, but nobody waits for it. */
+static void test_discarded(Fixture *f, gconstpointer unused)
+{
+    discard_awaited(f, false);
+}
+
+static void test_discarded_hinted(Fixture *f, gconstpointer unused)
+{
+    discard_awaited(f, true);
+}
+
 int main(int argc, char **argv)
 {
 #define ADD(path, function) \
@@ -211,5 +277,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     ADD("server-refuses", test_refuses);
     ADD("server-refuses-and-vm-stopped", test_refuses_and_stopped);
+    ADD("discarded", test_discarded);
+    ADD("discarded-and-prefetched", test_discarded_hinted);
     return g_test_run();
 }
