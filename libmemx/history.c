@@ -123,6 +123,7 @@ static void append(MemxHistory *h, uint32_t c)
     q->tail[rank] = c;
     mark(q, rank);
     h->n_listed++;
+    q->n_listed++;
 }
 
 static void unlink_chunk(MemxHistory *h, uint32_t c)
@@ -143,6 +144,7 @@ static void unlink_chunk(MemxHistory *h, uint32_t c)
     h->prev[c] = c;
     mark(q, rank);
     h->n_listed--;
+    q->n_listed--;
 }
 
 /* A listed chunk goes to the end of another list of its queue. */

@@ -64,6 +64,7 @@ typedef struct MemxQueue { /* by rank */
     uint32_t head[MEMX_HISTORY_RANKS];
     uint32_t tail[MEMX_HISTORY_RANKS];
     uint64_t nonempty[MEMX_HISTORY_RANKS / 64];
+    uint32_t n_listed;
 } MemxQueue;
 
 typedef struct MemxHistory {

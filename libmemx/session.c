@@ -14,22 +14,28 @@
 #define RESUMED_NS 1000000000ull
 #define NOBODY_NS 1000000000ull
 
-/* Who is to blame if there is no room since evictions don't go on. */
+/* Who is to blame if there is no room since evictions don't go on: of those that
+ * take no pages now, the one for which most of the local memory is. */
 static int hindering_server(MemxRegion *r)
 {
+    uint32_t most = 0;
     int server = -1;
 
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
+        bool up = s->health == MEMX_SERVER_UP;
+        uint32_t chunks = r->history.queue[i + 1].n_listed;
 
-        if (s->released) {
+        /* One that is full is asked again now and then. */
+        if (s->released ||
+            (up && !s->full_told && memx_server_stores(r, s))) {
             continue;
         }
-        if (s->health != MEMX_SERVER_UP) {
-            return i;
+        if (s->n_chunks < s->chunk_quota) {
+            chunks += r->history.queue[MEMX_QUEUE_UNPLACED].n_listed;
         }
-        /* One that is full is asked again now and then. */
-        if (s->full_told || !memx_server_stores(r, s)) {
+        if (server < 0 || chunks > most || (chunks == most && !up)) {
+            most = chunks;
             server = i;
         }
     }
@@ -210,7 +216,8 @@ static void deliver(MemxRegion *r)
             event.remote_bytes = s->remote_pages * MEMX_PAGE_BYTES;
             said.server = event.server;
             said.mib = event.remote_bytes >> 20;
-            said.full = s->full_told;
+            said.full = s->full_told && s->health == MEMX_SERVER_UP &&
+                        !s->refused;
             said.no_room = s->no_room;
             said.left_behind = s->left_behind;
             /* Its lanes can be opened, if only for a moment. */

@@ -14,9 +14,11 @@
 #define LOCAL (8 * MIB)
 #define TIMEOUT_MS 3000
 
-/* TCP; each FETCH is refused as long as `refuses` is set. */
-static MemxTransport refusing;
-static gint refuses;            /* atomic */
+/* TCP; each FETCH is refused as long as `refuses` is set, and each STORE by the
+ * server of that port as long as `is_full`. */
+static MemxTransport refusing, filling;
+static gint refuses, is_full;   /* atomic */
+static const char *full_port;
 
 static MemxChannel *connect_refusing(const char *host, const char *port,
                                      int timeout_ms, int cancel_fd,
@@ -26,7 +28,7 @@ static MemxChannel *connect_refusing(const char *host, const char *port,
                                                       cancel_fd, error);
 
     if (channel) {
-        channel->transport = &refusing;
+        channel->transport = g_strcmp0(port, full_port) ? &refusing : &filling;
     }
     return channel;
 }
@@ -38,6 +40,17 @@ static MemxCall *progress_refusing(MemxChannel *channel)
     if (call && !call->status && call->request.opcode == MEMX_OP_FETCH &&
         g_atomic_int_get(&refuses)) {
         call->reply.error = MEMX_ERR_INTERNAL;
+    }
+    return call;
+}
+
+static MemxCall *progress_filling(MemxChannel *channel)
+{
+    MemxCall *call = memx_transport_tcp.progress(channel);
+
+    if (call && !call->status && call->request.opcode == MEMX_OP_STORE &&
+        g_atomic_int_get(&is_full)) {
+        call->reply.error = MEMX_ERR_FULL;
     }
     return call;
 }
@@ -77,28 +90,48 @@ static bool at_rest(const MemxStats *stats, uint64_t unused)
 }
 
 typedef struct Fixture {
-    ServerProcess *server;
+    ServerProcess *server, *other;  /* other: NULL if there is one only */
     MemxRegion *region;
     uint8_t *base;
     Events events;
 } Fixture;
 
-static void set_up(Fixture *f, gconstpointer unused)
+static void write_all(Fixture *f)
 {
-    const char *servers[2] = { NULL };
+    MemxStats stats;
+
+    for (uint64_t page = 0; page < SIZE / PAGE_BYTES; page++) {
+        pattern_write(f->base, page, 1);
+    }
+    await_stats(f->region, &stats, at_rest, 0);
+}
+
+static void set_up(Fixture *f, gconstpointer two)
+{
+    const char *servers[3] = { NULL };
     MemxOptions o = MEMX_OPTIONS_INIT;
     g_autoptr(GError) error = NULL;
-    MemxStats stats;
 
     f->server = server_process_new("80M");
     servers[0] = server_process_address(f->server);
-    refusing = memx_transport_tcp;
-    refusing.connect = connect_refusing;
+    if (two) {
+        f->other = server_process_new("80M");
+        servers[1] = server_process_address(f->other);
+    }
+    full_port = strrchr(servers[0], ':') + 1;
+    refusing = filling = memx_transport_tcp;
+    refusing.connect = filling.connect = connect_refusing;
     refusing.progress = progress_refusing;
+    filling.progress = progress_filling;
+    if (!two) {
+        full_port = NULL;
+    }
     g_atomic_int_set(&refuses, 0);
+    g_atomic_int_set(&is_full, 0);
     o.size_bytes = SIZE;
     o.local_bytes = LOCAL;
     o.chunk_bytes = 256 << 10;
+    o.keep_copies = MEMX_KEEP_COPIES_OFF;
     o.server_timeout_ms = TIMEOUT_MS;
     o.servers = servers;
     o.event = note_event;
@@ -106,16 +139,14 @@ static void set_up(Fixture *f, gconstpointer unused)
     f->region = memx_region_new_over(&o, &refusing, &error);
     g_assert_no_error(error);
     f->base = memx_region_base(f->region);
-    for (uint64_t page = 0; page < SIZE / PAGE_BYTES; page++) {
-        pattern_write(f->base, page, 1);
-    }
-    await_stats(f->region, &stats, at_rest, 0);
+    write_all(f);
 }
 
 static void tear_down(Fixture *f, gconstpointer unused)
 {
     memx_region_free(f->region);
     server_process_free(f->server);
+    g_clear_pointer(&f->other, server_process_free);
     g_free(f->events.stalled);
 }
 
@@ -269,15 +300,73 @@ static void test_discarded_hinted(Fixture *f, gconstpointer unused)
     discard_awaited(f, true);
 }
 
+static bool other_is_away(const MemxStats *stats, uint64_t unused)
+{
+    return stats->servers[1].health != MEMX_SERVER_UP;
+}
+
+static unsigned server_of(MemxRegion *r, uint64_t page)
+{
+    unsigned server;
+
+    g_mutex_lock(&r->lock);
+    server = r->table.chunk[page >> r->table.chunk_shift].server;
+    g_mutex_unlock(&r->lock);
+    return server;
+}
+
+/* More than is local. */
+static void *write_first_servers(void *opaque)
+{
+    Fixture *f = opaque;
+
+    for (uint64_t page = 0; page < SIZE / PAGE_BYTES; page++) {
+        if (server_of(f->region, page) == 0) {
+            pattern_write(f->base, page, 2);
+        }
+    }
+    return NULL;
+}
+
+/* One server is away, but nothing is to go there; the other is full. */
+static void test_full(Fixture *f, gconstpointer unused)
+{
+    uint64_t chunk_pages = 1ull << f->region->table.chunk_shift;
+    MemxStats stats;
+    GThread *thread;
+
+    for (uint64_t page = 0; page < SIZE / PAGE_BYTES; page += chunk_pages) {
+        if (server_of(f->region, page) == 1) {
+            g_assert_cmpint(memx_region_discard(f->region, page * PAGE_BYTES,
+                                                chunk_pages * PAGE_BYTES),
+                            ==, 0);
+        }
+    }
+    await_stats(f->region, &stats, at_rest, 0);
+    server_process_stop(f->other);
+    await_stats(f->region, &stats, other_is_away, 0);
+    g_atomic_int_set(&is_full, 1);
+    thread = g_thread_new("writer", write_first_servers, f);
+    await_event(&f->events, MEMX_EVENT_STALLED);
+    g_test_message("%s", f->events.stalled);
+    g_assert_nonnull(strstr(f->events.stalled, "is full"));
+    g_assert_nonnull(strstr(f->events.stalled,
+                            server_process_address(f->server)));
+    g_atomic_int_set(&is_full, 0);
+    g_thread_join(thread);
+    server_process_continue(f->other);
+}
+
 int main(int argc, char **argv)
 {
-#define ADD(path, function) \
-    g_test_add("/waits/" path, Fixture, NULL, set_up, function, tear_down)
+#define ADD(path, two, function) \
+    g_test_add("/waits/" path, Fixture, two, set_up, function, tear_down)
 
     g_test_init(&argc, &argv, NULL);
-    ADD("server-refuses", test_refuses);
-    ADD("server-refuses-and-vm-stopped", test_refuses_and_stopped);
-    ADD("discarded", test_discarded);
-    ADD("discarded-and-prefetched", test_discarded_hinted);
+    ADD("server-refuses", NULL, test_refuses);
+    ADD("server-refuses-and-vm-stopped", NULL, test_refuses_and_stopped);
+    ADD("discarded", NULL, test_discarded);
+    ADD("discarded-and-prefetched", NULL, test_discarded_hinted);
+    ADD("full-and-another-away", "two", test_full);
     return g_test_run();
 }
