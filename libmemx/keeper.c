@@ -122,14 +122,14 @@ static void move_out(MemxRegion *r, MemxServer *s)
         s->no_room = true;
         memx_event_post_locked(r, MEMX_EVENT_POOL_FULL, s->index);
     }
-    s->hold_until_ns = ok ? 0 : memx_now_ns() + AGAIN_NS;
+    s->room_after_ns = ok ? 0 : memx_now_ns() + AGAIN_NS;
     g_mutex_unlock(&r->lock);
 }
 
 static void stay_locked(MemxRegion *r, MemxServer *s)
 {
     s->no_room = false;
-    s->hold_until_ns = 0;
+    s->room_after_ns = 0;
     if (s->moving_out) {
         s->moving_out = false;
         s->want_pages = 0;
@@ -339,7 +339,7 @@ static void look_after(MemxRegion *r, MemxServer *s)
 
     g_mutex_lock(&r->lock);
     out = s->draining && !s->moving_out && !s->released &&
-          s->hold_until_ns < memx_now_ns();
+          s->room_after_ns < memx_now_ns();
     stay = !s->draining && !s->leaving && (s->moving_out || s->no_room) &&
            !s->closing && !s->released;
     if (stay) {

@@ -158,6 +158,7 @@ typedef struct MemxServer {
     uint32_t n_old;         /* chunks of which it is `old` */
     uint64_t moved_bytes;
     uint64_t hold_until_ns; /* no move to or from it before */
+    uint64_t room_after_ns; /* nor is room looked for, for what it has */
     uint8_t nonce[2][MEMX_NONCE_BYTES]; /* of the ordered lane's channel:
                                client's, server's */
 

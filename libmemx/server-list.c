@@ -160,7 +160,7 @@ static void install(MemxRegion *r, MemxServer *fresh, unsigned index)
     memx_reserve_set_locked(s, fresh->reserved_pages);
     s->free_pages = fresh->free_pages;
     s->capacity_pages = fresh->capacity_pages;
-    s->hold_until_ns = 0;
+    s->hold_until_ns = s->room_after_ns = 0;
     s->stored_bytes = s->fetched_bytes = s->moved_bytes = s->reconnects = 0;
     s->why_down[0] = '\0';
     memcpy(s->instance, fresh->instance, sizeof(s->instance));

@@ -447,6 +447,23 @@ static void test_drain_without_room(void)
     test_free(test);
 }
 
+/* Meanwhile it takes part in moves as any other does. */
+static void test_drain_without_room_moves(void)
+{
+    static const char *const capacity[] = { "12M", "12M", "80M", "80M" };
+    Test *test = test_new(2, capacity);
+    MemxServer *s = &test->region->server[0];
+    MemxStats stats;
+
+    drain(test, 0, NULL);
+    await_stats(test->region, &stats, pool_full_told, (uintptr_t)test);
+    g_mutex_lock(&test->region->lock);
+    g_assert_true(s->no_room);
+    g_assert_cmpuint(s->hold_until_ns, <=, memx_now_ns());
+    g_mutex_unlock(&test->region->lock);
+    test_free(test);
+}
+
 static void test_drain_undone(void)
 {
     Test *test = test_new(2, NULL);
@@ -782,6 +799,8 @@ int main(int argc, char **argv)
     g_test_add_func("/servers/drain-outlives-restart",
                     test_drain_outlives_restart);
     g_test_add_func("/servers/drain-without-room", test_drain_without_room);
+    g_test_add_func("/servers/drain-without-room-moves",
+                    test_drain_without_room_moves);
     g_test_add_func("/servers/drain-undone", test_drain_undone);
     g_test_add_func("/servers/refused", test_refused);
     g_test_add_func("/servers/busy", test_busy);
