@@ -15,8 +15,8 @@
  *   released   ---- its place in the region may be taken by a new server
  *
  * A server that is drained while the others lack room stays in use, with an
- * event; the keeper tries again now and then.  Reservations are lowered at
- * the end, when each chunk is where it belongs.
+ * event; the keeper tries again now and then.  A server's reservation is lowered
+ * in the end, when it has no more chunks than it shall have.
  *
  * This thread does what takes longer: connecting, reserving, waiting for
  * threads to leave a server that is released.  `resize` keeps it and the API
@@ -283,11 +283,22 @@ static void after_split(MemxRegion *r)
     g_mutex_unlock(&r->lock);
 }
 
-/* Each chunk is where it belongs: what is reserved beyond that isn't needed.
- * More may be there, as ever, where it is in nobody's way. */
+/* It has no more chunks than it shall have, and its reservation in the end is
+ * enough for them.  More may be there, as ever, where it is in nobody's way. */
+static bool may_lower_locked(const MemxRegion *r, const MemxServer *s)
+{
+    return s->want_pages && s->want_pages < s->reserved_pages &&
+           memx_server_in_use(s) && s->n_chunks <= s->chunk_quota &&
+           !r->move[s->index].active &&
+           s->remote_pages <= s->want_pages + s->free_pages &&
+           s->lane[MEMX_LANE_ORDERED].up && s->health == MEMX_SERVER_UP;
+}
+
+/* What is reserved beyond what is needed where chunks are where they belong,
+ * whatever the other servers still have to give. */
 static void lower(MemxRegion *r)
 {
-    uint64_t want[MEMX_SERVERS_MAX];
+    uint64_t want[MEMX_SERVERS_MAX] = { 0 };
     unsigned n = r->n_servers;
     bool ends;
 
@@ -295,26 +306,22 @@ static void lower(MemxRegion *r)
     ends = r->rebalance && !r->n_moves;
     for (unsigned i = 0; i < n; i++) {
         MemxServer *s = &r->server[i];
+        bool less = r->rebalance && may_lower_locked(r, s);
 
-        want[i] = memx_server_in_use(s) ? s->want_pages : 0;
-        ends &= !s->moving_out && (s->released ||
-                                   s->n_chunks <= s->chunk_quota) &&
-                (!want[i] || s->remote_pages <= want[i] + s->free_pages);
-        ends &= !want[i] || want[i] >= s->reserved_pages ||
-                (s->lane[MEMX_LANE_ORDERED].up &&
-                 s->health == MEMX_SERVER_UP); /* else when it is back */
+        want[i] = less ? s->want_pages : 0;
+        ends &= !s->moving_out &&
+                (s->released || s->n_chunks <= s->chunk_quota) &&
+                (!memx_server_in_use(s) || !s->want_pages ||
+                 s->want_pages >= s->reserved_pages);
     }
     if (ends) {
         r->rebalance = false;
     }
     g_mutex_unlock(&r->lock);
-    for (unsigned i = 0; ends && i < n; i++) {
-        if (want[i] && want[i] < r->server[i].reserved_pages &&
-            !memx_reserve_pages(r, &r->server[i], want[i], NULL)) {
-            g_mutex_lock(&r->lock);
-            r->rebalance = true; /* again */
-            g_mutex_unlock(&r->lock);
-        }
+    for (unsigned i = 0; i < n; i++) {
+        if (want[i]) {
+            memx_reserve_pages(r, &r->server[i], want[i], NULL);
+        } /* if that fails, again the next time round */
     }
 }
 

@@ -340,6 +340,30 @@ static void test_resized_amid_moves(void)
     test_free(test);
 }
 
+/* One that has chunks to give is away: what is reserved on another for chunks
+ * that it has given is given back all the same. */
+static void test_lowered_one_by_one(void)
+{
+    Test *test = test_new(2, NULL);
+    uint64_t reserved;
+    MemxStats stats;
+
+    writer_stop(&test->writer);
+    memx_region_stats(test->region, &stats);
+    reserved = stats.servers[0].reserved_bytes;
+    hold_all(test->region, 1);
+    set_servers(test, "012");
+    server_process_stop(test->server[1]);
+    hold_all(test->region, -1);
+    await_stats(test->region, &stats, reserves_less, reserved);
+    g_assert_cmpuint(find(&stats, address(test, 1))->reserved_bytes, >=,
+                     stats.servers[0].reserved_bytes);
+    server_process_continue(test->server[1]);
+    writer_start(&test->writer);
+    await_balanced(test, 3);
+    test_free(test);
+}
+
 /* --- drain --- */
 
 static bool pool_full_told(const MemxStats *stats, uint64_t test)
@@ -795,6 +819,7 @@ int main(int argc, char **argv)
                     test_back_before_released);
     g_test_add_func("/servers/kept", test_kept);
     g_test_add_func("/servers/resized-amid-moves", test_resized_amid_moves);
+    g_test_add_func("/servers/lowered-one-by-one", test_lowered_one_by_one);
     g_test_add_func("/servers/drained", test_drained);
     g_test_add_func("/servers/drain-outlives-restart",
                     test_drain_outlives_restart);
