@@ -126,15 +126,29 @@ static void move_out(MemxRegion *r, MemxServer *s)
     g_mutex_unlock(&r->lock);
 }
 
-static void stay_locked(MemxRegion *r, MemxServer *s)
+/* It is in use again.  What the others reserved for its sake isn't needed, nor
+ * perhaps all that it has itself: chunks go where there are too few of them,
+ * unless the program said that none shall. */
+static void stay(MemxRegion *r, MemxServer *s)
 {
-    s->no_room = false;
+    uint64_t limit;
+    bool was_out, kept;
+
+    g_mutex_lock(&r->lock);
+    limit = r->limit;
+    was_out = s->moving_out;
+    kept = s->kept;
+    s->kept = s->no_room = false;
     s->room_after_ns = 0;
-    if (s->moving_out) {
+    if (was_out) {
         s->moving_out = false;
         s->want_pages = 0;
-        r->rebalance = false; /* what went doesn't come back */
+        r->rebalance &= !kept;
         memx_pool_quotas_locked(r);
+    }
+    g_mutex_unlock(&r->lock);
+    if (was_out && !kept) {
+        memx_pool_reserve(r, limit, NULL);
     }
 }
 
@@ -342,23 +356,22 @@ static void give_back(MemxRegion *r, MemxServer *s)
 
 static void look_after(MemxRegion *r, MemxServer *s)
 {
-    bool out, stay, empty, link;
+    bool out, stays, empty, link;
 
     g_mutex_lock(&r->lock);
     out = s->draining && !s->moving_out && !s->released &&
           s->room_after_ns < memx_now_ns();
-    stay = !s->draining && !s->leaving && (s->moving_out || s->no_room) &&
+    stays = !s->draining && !s->leaving && (s->moving_out || s->no_room) &&
            !s->closing && !s->released;
-    if (stay) {
-        stay_locked(r, s);
-    }
     empty = !s->released && (s->closing || empty_locked(r, s));
     link = !s->released && !s->closing && !s->link.thread;
     g_mutex_unlock(&r->lock);
     if (link) {
         memx_link_start(r, s, NULL); /* there were too many threads */
     }
-    if (empty) {
+    if (stays) {
+        stay(r, s);
+    } else if (empty) {
         release(r, s);
     } else if (out) {
         move_out(r, s);

@@ -147,6 +147,7 @@ typedef struct MemxServer {
     /* Comings and goings: keeper.c. */
     bool draining;          /* it says that it is to be emptied */
     bool leaving;           /* taken off the list */
+    bool kept;              /* but then put back, with what it has left */
     bool left_behind;       /* it was released, but could not be told */
     bool moving_out;        /* all of its chunks go elsewhere */
     bool no_room;           /* for them, elsewhere */

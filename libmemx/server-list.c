@@ -155,7 +155,7 @@ static void install(MemxRegion *r, MemxServer *fresh, unsigned index)
     s->open = fresh->open;
     s->opened = s->told = true;
     s->closing = s->closed = s->released = s->left_behind = false;
-    s->no_room = s->full = s->full_told = false;
+    s->kept = s->no_room = s->full = s->full_told = false;
     s->draining = fresh->draining;
     memx_reserve_set_locked(s, fresh->reserved_pages);
     s->free_pages = fresh->free_pages;
@@ -210,7 +210,7 @@ static void apply(MemxRegion *r, Change *change, const unsigned *index)
         if (!s->released) {
             s->leaving = !stays;
             s->moving_out = !uses;
-            s->no_room = false;
+            s->kept = s->no_room = false;
         }
     }
     memx_keeper_want_locked(r, change->use, change->n_use, change->want);
@@ -300,6 +300,7 @@ void memx_region_keep_servers(MemxRegion *r)
     g_mutex_lock(&r->lock);
     for (unsigned i = 0; i < r->n_servers; i++) {
         if (!r->server[i].closing && !r->server[i].released) {
+            r->server[i].kept |= r->server[i].leaving;
             r->server[i].leaving = false;
         }
     }
