@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /memx/memory/give-back/balloon is the same without Linux
 """Memory that the guest's balloon takes is given back on the servers too,
 and is ordinary memory again when the balloon returns it."""
 

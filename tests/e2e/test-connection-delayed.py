@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: shadow-tcp-on-copy delays its connections, too
 """A slow network makes the guest slow, not wrong."""
 
 from memxlib import e2e

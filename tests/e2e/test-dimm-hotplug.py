@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /memx/memory/dimm is the same without Linux
 """Remote memory can be plugged in as a DIMM, used, and unplugged again,
 whereupon the servers hold nothing of it."""
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /memserver/admission/garbage, /memx/protocol/refused/reply and the fuzz targets send it, too
 """Garbage from a server, or to one, costs a connection, never a byte."""
 
 from memxlib import e2e

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /memserver/admission/version is the same without Linux
 """A server that speaks another version of the protocol is refused by name,
 and one that changes its version while the VM runs stalls it at worst."""
 
