@@ -15,8 +15,8 @@
  *   released   ---- its place in the region may be taken by a new server
  *
  * A server that is drained while the others lack room stays in use, with an
- * event; the keeper tries again now and then.  A server's reservation is lowered
- * in the end, when it has no more chunks than it shall have.
+ * event; the keeper tries again now and then.  A server's reservation is
+ * lowered in the end, when it has no more chunks than it shall have.
  *
  * This thread does what takes longer: connecting, reserving, waiting for
  * threads to leave a server that is released.  `resize` keeps it and the API

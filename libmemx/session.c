@@ -14,8 +14,8 @@
 #define RESUMED_NS 1000000000ull
 #define NOBODY_NS 1000000000ull
 
-/* Who is to blame if there is no room since evictions don't go on: of those that
- * take no pages now, the one for which most of the local memory is. */
+/* Who is to blame if there is no room since evictions don't go on: of those
+ * that take no pages now, the one for which most of the local memory is. */
 static int hindering_server(MemxRegion *r)
 {
     uint32_t most = 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A connection breaks while pages are reserved on it, or the server answers
- * late: both sides agree again afterwards, and the region never counts on more than the server has.
+ * late: both sides agree again afterwards, and the region never counts on more
+ * than the server has.
  */
 #include <errno.h>
 #include "region-fixture.h"

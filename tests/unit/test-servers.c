@@ -521,8 +521,8 @@ static bool all_reserve_more(const MemxStats *stats, uint64_t bytes)
     return !all_reserve_at_most(stats, bytes);
 }
 
-/* Chunks are on their way to a server that was added, and what is reserved is to
- * be lowered then; a drain that is undone leaves it at that. */
+/* Chunks are on their way to a server that was added, and what is reserved is
+ * to be lowered then; a drain that is undone leaves it at that. */
 static void test_drain_undone_amid_moves(void)
 {
     Test *test = test_new(2, NULL);
