@@ -229,7 +229,8 @@ static void forget_locked(MemxRegion *r, MemxServer *s)
     s->health = MEMX_SERVER_UP; /* nobody is to blame it */
     memx_reserve_set_locked(s, 0);
     s->want_pages = s->free_pages = s->capacity_pages = 0;
-    s->dropped = s->refused = 0;
+    s->dropped = 0;
+    s->refused = NULL;
     s->waiting_since_ns = 0;
     for (unsigned i = 0; i < MEMX_EVENT_TYPES; i++) {
         r->events[i] &= ~(1u << s->index);

@@ -290,8 +290,9 @@ static void *link_thread(void *opaque)
                 judge(r, s, false);
             }
             memx_worker_silence(&s->link);
-            if (refuses) { /* it will again, at once */
+            if (refuses && !ends(r, s)) { /* it will again, at once */
                 poll(&pfd, 1, retry_ms);
+                memx_worker_silence(&s->link);
             }
             ok = connect_lanes(r, s);
             if (ok) {

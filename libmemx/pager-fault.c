@@ -328,7 +328,7 @@ static void ask_refused(MemxRegion *r, MemxServer *s)
 
         if (!memx_remote_of(r, group, 1ull << page % MEMX_GROUP_PAGES) ||
             r->table.chunk[c].server != s->index) {
-            s->refused = 0;
+            s->refused = NULL;
             memx_answered_locked(s);
             memx_waits_end_locked(s);
         } else {
@@ -385,6 +385,12 @@ static void fault_install(MemxRegion *r, MemxFault *f)
     }
 }
 
+static void ask_again_locked(MemxServer *s, uint64_t page, const char *why)
+{
+    s->refused_page = s->refused ? s->refused_page : page;
+    s->refused = why;
+}
+
 /*
  * The server didn't give a page that it acknowledged.  Either it lost it: then
  * it is as if it came back empty, and nothing more is asked of it until it
@@ -395,14 +401,13 @@ static void fault_refused(MemxRegion *r, MemxServer *s, uint64_t page,
                           unsigned error)
 {
     if (error == MEMX_ERR_NOT_HELD) {
-        s->refused = 0;
+        s->refused = NULL;
         if (s->health != MEMX_SERVER_EMPTY) {
             s->health = MEMX_SERVER_EMPTY;
             memx_event_post_locked(r, MEMX_EVENT_SERVER_EMPTY, s->index);
         }
     } else {
-        s->refused_page = s->refused ? s->refused_page : page;
-        s->refused = error;
+        ask_again_locked(s, page, memx_error_name(error));
         memx_channel_shutdown(s->lane[MEMX_LANE_FAULT].channel);
     }
     leave_to_server(s);
@@ -420,6 +425,7 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     g_mutex_lock(&r->lock);
     if (!f->call.status && !f->call.reply.error) {
         memx_answered_locked(s);
+        s->gave = true;
     }
     if (memx_chunk_exclusive(chunk)) {
         /* Being discarded: woken, and resolved anew, when that has ended. */
@@ -427,6 +433,9 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     } else if (!memx_remote_of(r, group, bit)) {
         wake = true; /* what came is of no use */
     } else if (f->call.status) {
+        if (!s->gave) { /* that may be what broke it */
+            ask_again_locked(s, page, "the connection broke each time");
+        }
         leave_to_server(s); /* until it is back */
     } else if (f->call.reply.error) {
         fault_refused(r, s, page, f->call.reply.error);
@@ -458,7 +467,10 @@ static bool fault_lanes(MemxRegion *r)
             any = true;
             wake |= r->faults_full;
         }
-        wake |= memx_lane_refresh(r, s, MEMX_LANE_FAULT);
+        if (memx_lane_refresh(r, s, MEMX_LANE_FAULT)) {
+            s->gave = false;
+            wake = true;
+        }
     }
     if (wake) {
         r->faults_full = false;

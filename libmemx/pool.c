@@ -554,17 +554,23 @@ bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
 void memx_pool_reserved_locked(const MemxRegion *r, MemxReserved *reserved)
 {
     for (unsigned i = 0; i < r->n_servers; i++) {
-        reserved->pages[i] = r->server[i].reserved_pages;
+        reserved->pages[i] = r->server[i].shall_pages;
         reserved->want[i] = r->server[i].want_pages;
     }
 }
 
 bool memx_pool_restore(MemxRegion *r, const MemxReserved *reserved)
 {
+    uint64_t now[MEMX_SERVERS_MAX];
     bool all = true;
 
+    g_mutex_lock(&r->lock);
     for (unsigned i = 0; i < r->n_servers; i++) {
-        if (reserved->pages[i] < r->server[i].reserved_pages) {
+        now[i] = MAX(r->server[i].reserved_pages, r->server[i].shall_pages);
+    }
+    g_mutex_unlock(&r->lock);
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (reserved->pages[i] < now[i]) {
             all &= memx_reserve_pages(r, &r->server[i], reserved->pages[i],
                                       NULL);
         }

@@ -134,9 +134,10 @@ typedef struct MemxServer {
     uint64_t nobody_since_ns; /* nobody is known to wait; the session's */
     unsigned dropped;       /* faults forgotten for its sake */
     unsigned faults;        /* faults in flight to it */
-    unsigned refused;       /* MemxError for a page that it should have; 0:
-                               none is asked for in vain */
+    const char *refused;    /* why a page that it should have isn't given;
+                               NULL: none is asked for in vain */
     uint64_t refused_page;  /* is asked for again, until it came */
+    bool gave;              /* a page, on this FAULT lane */
     uint64_t stored_bytes;
     uint64_t fetched_bytes;
     uint64_t reconnects;

@@ -90,6 +90,7 @@ bool memx_reserve_pages(MemxRegion *r, MemxServer *s, uint64_t pages,
     control->reserve_pages = pages;
     g_mutex_lock(&r->lock);
     s->shall_pages = pages;
+    s->reserved_pages = MIN(s->reserved_pages, pages);
     g_mutex_unlock(&r->lock);
     status = memx_control_call(r, control, RESERVE_MS, &refused);
     if (status || refused) {

@@ -116,8 +116,8 @@ static char *describe_stall(MemxRegion *r, const Said *said)
     }
     if (said->refused) {
         return g_strdup_printf("a page has been awaited for over %" PRIu64
-                               " s from memory server %s, which refuses it: "
-                               "%s; its log says more", seconds,
+                               " s from memory server %s, which does not give "
+                               "it: %s; its log says more", seconds,
                                said->server, said->refused);
     }
     return g_strdup_printf("a page has been awaited for over %" PRIu64
@@ -221,8 +221,7 @@ static void deliver(MemxRegion *r)
             said.no_room = s->no_room;
             said.left_behind = s->left_behind;
             /* Its lanes can be opened, if only for a moment. */
-            said.refused = s->refused && !*s->why_down
-                           ? memx_error_name(s->refused) : NULL;
+            said.refused = !*s->why_down ? s->refused : NULL;
             if (s->health == MEMX_SERVER_DOWN && *s->why_down) {
                 g_snprintf(said.why_down, sizeof(said.why_down), "%s)",
                            s->why_down);

@@ -23,6 +23,8 @@ typedef enum Lost {
 static MemxTransport losing;
 static gint lost;               /* atomic; Lost */
 static MemxCall *replaced;      /* the store thread's */
+static gint unsent;             /* atomic; so many RESERVEs of nothing */
+static ServerProcess *stop_then; /* after the last of these */
 
 static MemxChannel *connect_losing(const char *host, const char *port,
                                    int timeout_ms, int cancel_fd,
@@ -39,6 +41,14 @@ static MemxChannel *connect_losing(const char *host, const char *port,
 
 static int submit_losing(MemxChannel *channel, MemxCall *call)
 {
+    if (call->request.opcode == MEMX_OP_RESERVE && !call->request.group &&
+        g_atomic_int_get(&unsent)) {
+        if (g_atomic_int_get(&unsent) == 1) {
+            server_process_stop(stop_then);
+        }
+        g_atomic_int_add(&unsent, -1);
+        return -EPIPE;
+    }
     if (call->request.opcode == MEMX_OP_RESERVE &&
         g_atomic_int_get(&lost) == LOST_REQUEST) {
         call->request.opcode = MEMX_OP_PING;
@@ -79,17 +89,12 @@ static bool agree(const MemxStats *stats, uint64_t argument)
            stats->servers[0].free_bytes == expected->free;
 }
 
-/* A change of the local size; what is reserved is as before then. */
-static void check(uint64_t local, Lost what, bool ok)
+static MemxRegion *region_losing(ServerProcess *server)
 {
-    ServerProcess *server = server_process_new("80M");
     const char *servers[] = { server_process_address(server), NULL };
     MemxOptions o = MEMX_OPTIONS_INIT;
     g_autoptr(GError) error = NULL;
-    Expected expected;
     MemxRegion *region;
-    bool late = what == LOST_TIME;
-    MemxStats before, s;
 
     losing = memx_transport_tcp;
     losing.connect = connect_losing;
@@ -102,6 +107,19 @@ static void check(uint64_t local, Lost what, bool ok)
     o.servers = servers;
     region = memx_region_new_over(&o, &losing, &error);
     g_assert_no_error(error);
+    return region;
+}
+
+/* A change of the local size; what is reserved is as before then. */
+static void check(uint64_t local, Lost what, bool ok)
+{
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *region = region_losing(server);
+    g_autoptr(GError) error = NULL;
+    Expected expected;
+    bool late = what == LOST_TIME;
+    MemxStats before, s;
+
     memx_region_stats(region, &before);
     expected = (Expected) { before.servers[0].reconnects + !late,
                             before.servers[0].reserved_bytes,
@@ -160,6 +178,38 @@ static void test_lower_late(void)
     check(LOCAL * 3 / 2, LOST_TIME, true);
 }
 
+/* What was to be given back, and never was: neither the call nor the keeper
+ * after it could tell the server.  It is not counted on, for the server's next
+ * lane gives it back. */
+static void test_unsent(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *region = region_losing(server);
+    g_autoptr(GError) error = NULL;
+    MemxStats before, s;
+
+    memx_region_stats(region, &before);
+    stop_then = server;
+    g_atomic_int_set(&unsent, 2);
+    g_assert_true(memx_region_set_local_bytes(region, SIZE, NULL));
+    while (g_atomic_int_get(&unsent)) {
+        g_usleep(1000);
+    }
+    g_assert_false(memx_region_set_local_bytes(region, LOCAL, &error));
+    g_assert_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT);
+    g_clear_error(&error);
+    server_process_continue(server);
+    while (!memx_region_set_local_bytes(region, LOCAL, &error)) {
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT);
+        g_clear_error(&error);
+        g_usleep(10000);
+    }
+    await_stats(region, &s, agree, (uintptr_t)&(Expected) {
+        0, before.servers[0].reserved_bytes, before.servers[0].free_bytes });
+    memx_region_free(region);
+    server_process_free(server);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -168,5 +218,6 @@ int main(int argc, char **argv)
     g_test_add_func("/reserve/less/answer-lost", test_lower_answer);
     g_test_add_func("/reserve/less/request-lost", test_lower_request);
     g_test_add_func("/reserve/less/answered-late", test_lower_late);
+    g_test_add_func("/reserve/less/unsent", test_unsent);
     return g_test_run();
 }

@@ -3,6 +3,7 @@
  * Who waits for a page, and for which server: the clock that ends in
  * MEMX_EVENT_STALLED, and whom that blames.
  */
+#include <errno.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -14,10 +15,11 @@
 #define LOCAL (8 * MIB)
 #define TIMEOUT_MS 3000
 
-/* TCP; each FETCH is refused as long as `refuses` is set, and each STORE by the
- * server of that port as long as `is_full`. */
+/* TCP; each FETCH is refused, or breaks its connection, as long as `refuses` or
+ * `breaks` is set, and each STORE is refused by the server of that port as long
+ * as `is_full`. */
 static MemxTransport refusing, filling;
-static gint refuses, is_full;   /* atomic */
+static gint refuses, breaks, is_full;   /* atomic */
 static const char *full_port;
 
 static MemxChannel *connect_refusing(const char *host, const char *port,
@@ -37,9 +39,13 @@ static MemxCall *progress_refusing(MemxChannel *channel)
 {
     MemxCall *call = memx_transport_tcp.progress(channel);
 
-    if (call && !call->status && call->request.opcode == MEMX_OP_FETCH &&
-        g_atomic_int_get(&refuses)) {
-        call->reply.error = MEMX_ERR_INTERNAL;
+    if (call && !call->status && call->request.opcode == MEMX_OP_FETCH) {
+        if (g_atomic_int_get(&refuses)) {
+            call->reply.error = MEMX_ERR_INTERNAL;
+        } else if (g_atomic_int_get(&breaks)) {
+            call->status = -ECONNRESET;
+            memx_channel_shutdown(channel);
+        }
     }
     return call;
 }
@@ -127,6 +133,7 @@ static void set_up(Fixture *f, gconstpointer two)
         full_port = NULL;
     }
     g_atomic_int_set(&refuses, 0);
+    g_atomic_int_set(&breaks, 0);
     g_atomic_int_set(&is_full, 0);
     o.size_bytes = SIZE;
     o.local_bytes = LOCAL;
@@ -169,28 +176,37 @@ static void *read_page(void *opaque)
     return GUINT_TO_POINTER(page[0]);
 }
 
-/* One that lets its lanes be opened, but gives no page, is told like one that
- * is gone; once, as lost, and back when it gives them. */
-static void test_refuses(Fixture *f, gconstpointer unused)
+static void never_given(Fixture *f, gint *how, const char *why)
 {
     uint64_t page = remote_page(f->region);
     Events *events = &f->events;
     GThread *thread;
 
-    g_atomic_int_set(&refuses, 1);
+    g_atomic_int_set(how, 1);
     thread = g_thread_new("reader", read_page, f->base + page * PAGE_BYTES);
     await_event(events, MEMX_EVENT_STALLED);
-    g_assert_nonnull(strstr(events->stalled,
-                            memx_error_name(MEMX_ERR_INTERNAL)));
+    g_assert_nonnull(strstr(events->stalled, why));
     g_assert_nonnull(strstr(events->stalled,
                             server_process_address(f->server)));
     g_assert_cmpint(events->n[MEMX_EVENT_SERVER_LOST], <=, 1);
     g_assert_cmpint(events->n[MEMX_EVENT_SERVER_BACK], ==, 0);
-    g_atomic_int_set(&refuses, 0);
+    g_atomic_int_set(how, 0);
     g_thread_join(thread);
     pattern_check(f->base, page, 1);
     await_event(events, MEMX_EVENT_RESUMED);
     g_assert_cmpint(events->n[MEMX_EVENT_STALLED], ==, 1);
+}
+
+/* One that lets its lanes be opened, but gives no page, is told like one that
+ * is gone; once, as lost, and back when it gives them. */
+static void test_refuses(Fixture *f, gconstpointer unused)
+{
+    never_given(f, &refuses, memx_error_name(MEMX_ERR_INTERNAL));
+}
+
+static void test_breaks(Fixture *f, gconstpointer unused)
+{
+    never_given(f, &breaks, "the connection broke each time");
 }
 
 static __thread sigjmp_buf away;
@@ -364,6 +380,7 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     ADD("server-refuses", NULL, test_refuses);
+    ADD("server-breaks", NULL, test_breaks);
     ADD("server-refuses-and-vm-stopped", NULL, test_refuses_and_stopped);
     ADD("discarded", NULL, test_discarded);
     ADD("discarded-and-prefetched", NULL, test_discarded_hinted);
