@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -94,11 +95,16 @@ def run_lab(args, kernel, trackers, scratch, say):
             os.path.join(HERE, "tracklib/inside.py"), str(args.scale),
             ",".join(trackers), ",".join(args.percents),
             ",".join(args.patterns)]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, check=False,
-                          stdout=sys.stderr if args.json else None)
-    if done.returncode:
-        say(f"kernel {kernel}: the lab ended with {done.returncode}")
-    return done.returncode == 0
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL,
+                          stdout=sys.stderr if args.json else None) as lab:
+        try:
+            status = lab.wait()
+        except BaseException:   # ended by a signal: the lab cleans up, too
+            lab.terminate()
+            raise
+    if status:
+        say(f"kernel {kernel}: the lab ended with {status}")
+    return status == 0
 
 
 class Traces:
@@ -142,8 +148,14 @@ def judge_all(results):
     return judged, costs
 
 
+def on_signal(number, _frame):
+    sys.exit(128 + number)
+
+
 def main():
     args = arguments()
+    for number in signal.SIGTERM, signal.SIGHUP:
+        signal.signal(number, on_signal)
 
     def say(text):
         print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
