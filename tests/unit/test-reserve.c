@@ -185,6 +185,7 @@ static void test_unsent(void)
 {
     ServerProcess *server = server_process_new("80M");
     MemxRegion *region = region_losing(server);
+    int64_t deadline = g_get_monotonic_time() + 30 * G_USEC_PER_SEC;
     g_autoptr(GError) error = NULL;
     MemxStats before, s;
 
@@ -193,6 +194,7 @@ static void test_unsent(void)
     g_atomic_int_set(&unsent, 2);
     g_assert_true(memx_region_set_local_bytes(region, SIZE, NULL));
     while (g_atomic_int_get(&unsent)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
         g_usleep(1000);
     }
     g_assert_false(memx_region_set_local_bytes(region, LOCAL, &error));
@@ -202,6 +204,7 @@ static void test_unsent(void)
     while (!memx_region_set_local_bytes(region, LOCAL, &error)) {
         g_assert_error(error, MEMX_ERROR, MEMX_ERROR_CONNECT);
         g_clear_error(&error);
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
         g_usleep(10000);
     }
     await_stats(region, &s, agree, (uintptr_t)&(Expected) {
