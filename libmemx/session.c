@@ -15,7 +15,8 @@
 #define NOBODY_NS 1000000000ull
 
 /* Who is to blame if there is no room since evictions don't go on: of those
- * that take no pages now, the one for which most of the local memory is. */
+ * that take no pages now, the one for which most of the local memory is, or is on
+ * its way. */
 static int hindering_server(MemxRegion *r)
 {
     uint32_t most = 0;
@@ -24,7 +25,7 @@ static int hindering_server(MemxRegion *r)
     for (unsigned i = 0; i < r->n_servers; i++) {
         MemxServer *s = &r->server[i];
         bool up = s->health == MEMX_SERVER_UP;
-        uint32_t chunks = r->history.queue[i + 1].n_listed;
+        uint32_t chunks = r->history.queue[i + 1].n_listed + s->n_out;
 
         /* One that is full is asked again now and then. */
         if (s->released ||

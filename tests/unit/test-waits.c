@@ -352,7 +352,7 @@ static void test_full(Fixture *f, gconstpointer unused)
     GThread *thread;
 
     for (uint64_t page = 0; page < SIZE / PAGE_BYTES; page += chunk_pages) {
-        if (server_of(f->region, page) == 1) {
+        if (server_of(f->region, page) != 0) { /* or will be */
             g_assert_cmpint(memx_region_discard(f->region, page * PAGE_BYTES,
                                                 chunk_pages * PAGE_BYTES),
                             ==, 0);
