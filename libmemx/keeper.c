@@ -127,8 +127,8 @@ static void move_out(MemxRegion *r, MemxServer *s)
 }
 
 /* It is in use again.  What the others reserved for its sake isn't needed, nor
- * perhaps all that it has itself: chunks go where there are too few of them,
- * unless the program said that none shall. */
+ * perhaps all that it has itself: chunks go where there are too few of them;
+ * unless the program said that none shall: then it is lowered where they are. */
 static void stay(MemxRegion *r, MemxServer *s)
 {
     uint64_t limit;
@@ -145,6 +145,9 @@ static void stay(MemxRegion *r, MemxServer *s)
         s->want_pages = 0;
         r->rebalance &= !kept;
         memx_pool_quotas_locked(r);
+    }
+    if (was_out && kept) {
+        memx_pool_want_as_placed_locked(r);
     }
     g_mutex_unlock(&r->lock);
     if (was_out && !kept) {

@@ -529,6 +529,35 @@ static bool want_less(MemxRegion *r, uint64_t need, const uint64_t *old)
     return moves;
 }
 
+void memx_pool_want_as_placed_locked(MemxRegion *r)
+{
+    uint64_t need = memx_pool_need(r, MIN(r->limit, r->table.n_pages));
+    uint64_t want[MEMX_SERVERS_MAX], left[MEMX_SERVERS_MAX] = { 0 };
+    uint64_t more[MEMX_SERVERS_MAX], placed = 0, given = 0;
+    MemxServer *list[MEMX_SERVERS_MAX];
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < r->n_servers; i++) {
+        if (memx_server_in_use(&r->server[i])) {
+            list[n++] = &r->server[i];
+            placed += r->server[i].n_chunks;
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t part = need * list[i]->n_chunks / MAX(placed, 1);
+
+        want[i] = MIN(part, list[i]->reserved_pages);
+        left[i] = list[i]->reserved_pages - want[i];
+        given += want[i];
+    }
+    if (share_out(n, need - given, left, more)) {
+        for (unsigned i = 0; i < n; i++) {
+            want[i] += more[i];
+        }
+        memx_keeper_want_locked(r, list, n, want);
+    }
+}
+
 bool memx_pool_reserve(MemxRegion *r, uint64_t limit, GError **error)
 {
     uint64_t old[MEMX_SERVERS_MAX], share[MEMX_SERVERS_MAX];

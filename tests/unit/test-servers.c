@@ -268,12 +268,33 @@ static void test_back_before_released(void)
     test_free(test);
 }
 
-/* What was begun is given up: old and new ones together. */
+static bool all_reserve_at_most(const MemxStats *stats, uint64_t bytes)
+{
+    uint64_t sum = 0;
+
+    for (unsigned i = 0; i < stats->n_servers; i++) {
+        sum += stats->servers[i].reserved_bytes;
+    }
+    return sum <= bytes;
+}
+
+static bool all_reserve_more(const MemxStats *stats, uint64_t bytes)
+{
+    return !all_reserve_at_most(stats, bytes);
+}
+
+/* What was begun is given up: old and new ones together, which reserve no more
+ * than the old ones did. */
 static void test_kept(void)
 {
     Test *test = test_new(2, NULL);
+    uint64_t reserved = MEMX_GROUP_BYTES; /* slack of another server */
     MemxStats stats;
 
+    memx_region_stats(test->region, &stats);
+    for (unsigned i = 0; i < 2; i++) {
+        reserved += stats.servers[i].reserved_bytes;
+    }
     server_process_stop(test->server[0]); /* they give nothing away */
     server_process_stop(test->server[1]);
     set_servers(test, "2");
@@ -291,6 +312,8 @@ static void test_kept(void)
                          MEMX_SERVER_IN_USE);
     }
     g_assert_cmpuint(find(&stats, address(test, 0))->to_move, ==, 0);
+    await_stats(test->region, &stats, all_reserve_at_most, reserved);
+    g_assert_true(all_reserve_more(&stats, reserved - 2 * MEMX_GROUP_BYTES));
 
     /* The list is what it says. */
     set_servers(test, "12");
@@ -504,21 +527,6 @@ static void test_drain_undone(void)
     drain(test, 0, NULL);
     await_released(test, 0);
     test_free(test);
-}
-
-static bool all_reserve_at_most(const MemxStats *stats, uint64_t bytes)
-{
-    uint64_t sum = 0;
-
-    for (unsigned i = 0; i < stats->n_servers; i++) {
-        sum += stats->servers[i].reserved_bytes;
-    }
-    return sum <= bytes;
-}
-
-static bool all_reserve_more(const MemxStats *stats, uint64_t bytes)
-{
-    return !all_reserve_at_most(stats, bytes);
 }
 
 /* Chunks are on their way to a server that was added, and what is reserved is
