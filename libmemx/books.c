@@ -149,25 +149,25 @@ void memx_slot_unwaited_locked(MemxServer *s, MemxSlot *slot)
     memx_waits_end_locked(s);
 }
 
-bool memx_server_awaited_locked(const MemxRegion *r, const MemxServer *s)
+unsigned memx_server_awaited_locked(const MemxRegion *r, const MemxServer *s)
 {
-    bool any = s->dropped;
+    unsigned n = s->dropped;
 
-    for (uint64_t m = s->faults ? r->fault_busy : 0; m && !any; m &= m - 1) {
+    for (uint64_t m = s->faults ? r->fault_busy : 0; m; m &= m - 1) {
         unsigned i = __builtin_ctzll(m);
         uint64_t page = r->fault_page[i];
 
-        any = r->fault[i].server == s->index &&
-              memx_remote_of(r, page / MEMX_GROUP_PAGES,
-                             1ull << page % MEMX_GROUP_PAGES);
+        n += r->fault[i].server == s->index &&
+             memx_remote_of(r, page / MEMX_GROUP_PAGES,
+                            1ull << page % MEMX_GROUP_PAGES);
     }
-    for (unsigned i = 0; s->waited_in && i < r->staging.n_slots && !any; i++) {
+    for (unsigned i = 0; s->waited_in && i < r->staging.n_slots; i++) {
         const MemxSlot *slot = &r->staging.slot[i];
 
-        any = slot->waited && slot->server == s->index &&
-              memx_remote_of(r, slot->group, slot->waited);
+        n += slot->waited && slot->server == s->index &&
+             memx_remote_of(r, slot->group, slot->waited);
     }
-    return any;
+    return n;
 }
 
 void memx_changed_locked(MemxRegion *r)

@@ -425,9 +425,9 @@ void memx_waits_end_locked(MemxServer *s);
 void memx_slot_waited_locked(MemxServer *s, MemxSlot *slot, uint64_t mask,
                              uint64_t now);
 void memx_slot_unwaited_locked(MemxServer *s, MemxSlot *slot);
-/* Does a thread still need what was asked of it?  A server that hangs keeps
+/* How many threads still need what was asked of it?  A server that hangs keeps
  * the request when its page was discarded. */
-bool memx_server_awaited_locked(const MemxRegion *r, const MemxServer *s);
+unsigned memx_server_awaited_locked(const MemxRegion *r, const MemxServer *s);
 /* Ends an exclusive or installing phase; true: wake the chunk's range. */
 bool memx_exclusive_end_locked(MemxRegion *r, uint32_t chunk);
 void memx_installing_end_locked(MemxRegion *r, uint32_t chunk);

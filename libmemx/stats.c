@@ -79,7 +79,7 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
         MemxServer *s = &r->server[i];
 
         out->remote_bytes += s->remote_pages * MEMX_PAGE_BYTES;
-        out->faults_waiting += s->dropped + s->waited_in;
+        out->faults_waiting += memx_server_awaited_locked(r, s);
         server_stats_locked(s, r->rebalance, &out->servers[i]);
     }
     out->n_servers = r->n_servers;
@@ -98,7 +98,7 @@ void memx_region_stats(MemxRegion *r, MemxStats *out)
     out->faults_first_touch = n->first_touch;
     out->faults_remote = n->remote;
     out->faults_staged = n->staged;
-    out->faults_waiting += memx_mask_pages(r->fault_busy) + r->n_starved;
+    out->faults_waiting += r->n_starved;
     out->starved = n->starved;
     out->prefetched_pages = n->prefetched;
     out->prefetch_wasted_pages = n->prefetch_wasted;

@@ -281,6 +281,7 @@ static void discard_awaited(Fixture *f, bool hinted)
 {
     MemxRegion *r = f->region;
     uint64_t page = remote_page(r);
+    MemxStats stats;
     GThread *thread;
 
     server_process_stop(f->server);
@@ -294,12 +295,16 @@ static void discard_awaited(Fixture *f, bool hinted)
     thread = g_thread_new("reader", read_page, f->base + page * PAGE_BYTES);
     await_server(r, is_asked);
     g_usleep(100000); /* by then it waits */
+    memx_region_stats(r, &stats);
+    g_assert_cmpuint(stats.faults_waiting, ==, 1);
     g_assert_cmpint(memx_region_discard(r, page * PAGE_BYTES, PAGE_BYTES), ==,
                     0);
     g_assert_null(g_thread_join(thread)); /* zeros */
     g_mutex_lock(&r->lock);
     g_assert_true(is_asked(&r->server[0]));
     g_mutex_unlock(&r->lock);
+    memx_region_stats(r, &stats);
+    g_assert_cmpuint(stats.faults_waiting, ==, 0);
     await_server(r, clock_stands);
     g_assert_cmpint(f->events.n[MEMX_EVENT_STALLED], ==, 0);
     server_process_continue(f->server);
