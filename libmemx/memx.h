@@ -69,7 +69,8 @@ typedef enum {
                                 nothing left, and is in use no more */
     MEMX_EVENT_POOL_FULL,    /* servers refuse pages although reserved; or one
                                 is to be drained and the others lack room */
-    MEMX_EVENT_STALLED,      /* a page was awaited for server_timeout */
+    MEMX_EVENT_STALLED,      /* a page, or room for one, was awaited for
+                                server_timeout */
     MEMX_EVENT_RESUMED,      /* what was stalled goes on: nothing waits */
     MEMX_EVENT_BUG,          /* a page is gone that the table calls local */
 } MemxEventType;

@@ -302,6 +302,7 @@ struct MemxRegion {
     unsigned n_starved;     /* faults forgotten for want of it */
     uint64_t starved_since_ns;
     bool stalled;           /* a STALLED event is out */
+    bool stalled_for_room;  /* it was for want of budget, not of a page */
     bool bug;
     MemxPrefetch prefetch[MEMX_PREFETCH_QUEUE];
     unsigned prefetch_head, prefetch_n;

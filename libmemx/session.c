@@ -75,6 +75,7 @@ static void stall_check_locked(MemxRegion *r, uint64_t now)
     }
     if (!r->stalled && oldest_ns > r->server_timeout_ns) {
         r->stalled = true;
+        r->stalled_for_room = server < 0;
         memx_event_post_locked(r, MEMX_EVENT_STALLED,
                                server < 0 ? hindering_server(r) : server);
     } else if (r->stalled &&
@@ -96,8 +97,9 @@ static void rates_locked(MemxRegion *r)
 
 /* What an event says of its server. */
 typedef struct Said {
-    const char *server;
+    const char *server;     /* or NULL */
     uint64_t mib;           /* that it alone holds */
+    bool room;              /* is awaited, not a page */
     bool full;
     bool no_room;           /* elsewhere, for what it has */
     bool left_behind;       /* it was released without a word */
@@ -109,11 +111,20 @@ static char *describe_stall(MemxRegion *r, const Said *said)
 {
     uint64_t seconds = r->server_timeout_ns / 1000000000;
 
-    if (said->full) {
-        return g_strdup_printf("a page has been awaited for over %" PRIu64
-                               " s, since none can be evicted: memory server "
-                               "%s is full; free memory there or raise its "
-                               "capacity", seconds, said->server);
+    if (said->room && !said->server) {
+        return g_strdup_printf("room for a page has been awaited for over %"
+                               PRIu64 " s, since too little is evicted",
+                               seconds);
+    }
+    if (said->room) {
+        return g_strdup_printf("room for a page has been awaited for over %"
+                               PRIu64 " s, since none can be evicted: memory "
+                               "server %s %s%s%s", seconds, said->server,
+                               said->full ? "is full; free memory there or "
+                               "raise its capacity"
+                               : "takes none; bring it back",
+                               *said->why_down ? " (last try: " : "",
+                               said->why_down);
     }
     if (said->refused) {
         return g_strdup_printf("a page has been awaited for over %" PRIu64
@@ -204,21 +215,21 @@ static void deliver(MemxRegion *r)
     for (;;) {
         g_autofree char *text = NULL;
         MemxEvent event = { 0 };
-        Said said = { .server = "(none)" };
+        Said said = { 0 };
         MemxServer *s = NULL;
         int server;
         bool any;
 
         g_mutex_lock(&r->lock);
         any = take_event(r, &event.type, &server);
+        said.room = r->stalled_for_room;
         if (any && server >= 0) {
             s = &r->server[server];
             event.server = s->peer->address;
             event.remote_bytes = s->remote_pages * MEMX_PAGE_BYTES;
             said.server = event.server;
             said.mib = event.remote_bytes >> 20;
-            said.full = s->full_told && s->health == MEMX_SERVER_UP &&
-                        !s->refused;
+            said.full = s->full_told && s->health == MEMX_SERVER_UP;
             said.no_room = s->no_room;
             said.left_behind = s->left_behind;
             /* Its lanes can be opened, if only for a moment. */

@@ -378,6 +378,26 @@ static void test_full(Fixture *f, gconstpointer unused)
     server_process_continue(f->other);
 }
 
+/* What is awaited is room, since a server that is away takes no pages. */
+static void test_room(Fixture *f, gconstpointer unused)
+{
+    Events *events = &f->events;
+    GThread *thread;
+
+    g_assert_cmpint(memx_region_discard(f->region, 0, SIZE), ==, 0);
+    server_process_stop(f->server);
+    thread = g_thread_new("writer", write_first_servers, f);
+    await_event(events, MEMX_EVENT_STALLED);
+    g_test_message("%s", events->stalled);
+    g_assert_nonnull(strstr(events->stalled, "room for a page"));
+    g_assert_null(strstr(events->stalled, "is full"));
+    g_assert_nonnull(strstr(events->stalled,
+                            server_process_address(f->server)));
+    server_process_continue(f->server);
+    g_thread_join(thread);
+    await_event(events, MEMX_EVENT_RESUMED);
+}
+
 int main(int argc, char **argv)
 {
 #define ADD(path, two, function) \
@@ -390,5 +410,6 @@ int main(int argc, char **argv)
     ADD("discarded", NULL, test_discarded);
     ADD("discarded-and-prefetched", NULL, test_discarded_hinted);
     ADD("full-and-another-away", "two", test_full);
+    ADD("room", NULL, test_room);
     return g_test_run();
 }
