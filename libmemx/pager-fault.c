@@ -391,21 +391,6 @@ static void ask_again_locked(MemxServer *s, uint64_t page, const char *why)
     s->refused = why;
 }
 
-/* A connection broke with a request in flight.  That may be what broke it:
- * where it gave nothing before, or where this is the first one that it left,
- * as it was on the connection before. */
-static void fault_broken_locked(MemxServer *s, uint64_t page)
-{
-    if (!s->gave || (!s->broke && page == s->broke_page)) {
-        ask_again_locked(s, page, "the connection broke each time");
-    }
-    if (!s->broke) {
-        s->broke = true;
-        s->broke_page = page;
-    }
-    leave_to_server(s); /* until it is back */
-}
-
 /*
  * The server didn't give a page that it acknowledged.  Either it lost it: then
  * it is as if it came back empty, and nothing more is asked of it until it
@@ -448,7 +433,10 @@ static void fault_answered(MemxRegion *r, MemxFault *f)
     } else if (!memx_remote_of(r, group, bit)) {
         wake = true; /* what came is of no use */
     } else if (f->call.status) {
-        fault_broken_locked(s, page);
+        if (!s->gave) { /* that may be what broke it */
+            ask_again_locked(s, page, "the connection broke each time");
+        }
+        leave_to_server(s); /* until it is back */
     } else if (f->call.reply.error) {
         fault_refused(r, s, page, f->call.reply.error);
     } else {
@@ -480,7 +468,7 @@ static bool fault_lanes(MemxRegion *r)
             wake |= r->faults_full;
         }
         if (memx_lane_refresh(r, s, MEMX_LANE_FAULT)) {
-            s->gave = s->broke = false;
+            s->gave = false;
             wake = true;
         }
     }

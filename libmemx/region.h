@@ -137,8 +137,7 @@ typedef struct MemxServer {
     const char *refused;    /* why a page that it should have isn't given;
                                NULL: none is asked for in vain */
     uint64_t refused_page;  /* is asked for again, until it came */
-    bool gave, broke;       /* a page, on this FAULT lane; with one in flight */
-    uint64_t broke_page;    /* the first in flight on the last that broke so */
+    bool gave;              /* a page, on this FAULT lane */
     uint64_t stored_bytes;
     uint64_t fetched_bytes;
     uint64_t reconnects;

@@ -61,49 +61,6 @@ static MemxCall *progress_filling(MemxChannel *channel)
     return call;
 }
 
-/* A FETCH of the first page of group `poison` alone breaks the connection,
- * when another page was given first. */
-static MemxTransport poisoned;
-static gint poison;                     /* atomic; 0: none */
-static __thread MemxCall *poison_call;
-static __thread bool other_given;
-
-static MemxCall *progress_poisoned(MemxChannel *channel)
-{
-    MemxCall *call = poison_call;
-
-    if (call && other_given) {
-        poison_call = NULL;
-        call->status = -ECONNRESET;
-        memx_channel_shutdown(channel);
-        return call;
-    }
-    call = memx_transport_tcp.progress(channel);
-    if (call && !call->status && call->request.opcode == MEMX_OP_FETCH) {
-        other_given = true;
-        if (call->request.mask == 1 && g_atomic_int_get(&poison) &&
-            call->request.group == (uint64_t)g_atomic_int_get(&poison)) {
-            poison_call = call;
-            other_given = false;
-            return progress_poisoned(channel);
-        }
-    }
-    return call;
-}
-
-static MemxChannel *connect_poisoned(const char *host, const char *port,
-                                     int timeout_ms, int cancel_fd,
-                                     GError **error)
-{
-    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
-                                                      cancel_fd, error);
-
-    if (channel) {
-        channel->transport = &poisoned;
-    }
-    return channel;
-}
-
 typedef struct Events {
     gint n[MEMX_EVENT_TYPES];   /* atomic */
     GMutex lock;
@@ -155,7 +112,7 @@ static void write_all(Fixture *f)
     await_stats(f->region, &stats, at_rest, 0);
 }
 
-static void set_up_over(Fixture *f, const MemxTransport *transport, bool two)
+static void set_up(Fixture *f, gconstpointer two)
 {
     const char *servers[3] = { NULL };
     MemxOptions o = MEMX_OPTIONS_INIT;
@@ -177,7 +134,6 @@ static void set_up_over(Fixture *f, const MemxTransport *transport, bool two)
     }
     g_atomic_int_set(&refuses, 0);
     g_atomic_int_set(&breaks, 0);
-    g_atomic_int_set(&poison, 0);
     g_atomic_int_set(&is_full, 0);
     o.size_bytes = SIZE;
     o.local_bytes = LOCAL;
@@ -187,23 +143,10 @@ static void set_up_over(Fixture *f, const MemxTransport *transport, bool two)
     o.servers = servers;
     o.event = note_event;
     o.opaque = &f->events;
-    f->region = memx_region_new_over(&o, transport, &error);
+    f->region = memx_region_new_over(&o, &refusing, &error);
     g_assert_no_error(error);
     f->base = memx_region_base(f->region);
     write_all(f);
-}
-
-static void set_up(Fixture *f, gconstpointer two)
-{
-    set_up_over(f, &refusing, two);
-}
-
-static void set_up_poisoned(Fixture *f, gconstpointer unused)
-{
-    poisoned = memx_transport_tcp;
-    poisoned.connect = connect_poisoned;
-    poisoned.progress = progress_poisoned;
-    set_up_over(f, &poisoned, false);
 }
 
 static void tear_down(Fixture *f, gconstpointer unused)
@@ -264,48 +207,6 @@ static void test_refuses(Fixture *f, gconstpointer unused)
 static void test_breaks(Fixture *f, gconstpointer unused)
 {
     never_given(f, &breaks, "the connection broke each time");
-}
-
-typedef struct Reader {
-    Fixture *f;
-    gint stop;              /* atomic */
-} Reader;
-
-/* More than is local, but one group. */
-static void *read_others(void *opaque)
-{
-    Reader *reader = opaque;
-    Fixture *f = reader->f;
-    uint64_t page = 0;
-
-    while (!g_atomic_int_get(&reader->stop)) {
-        if (page / MEMX_GROUP_PAGES != (uint64_t)g_atomic_int_get(&poison)) {
-            pattern_check(f->base, page, 1);
-        }
-        page = (page + 997) % (SIZE / PAGE_BYTES); /* no stream */
-    }
-    return NULL;
-}
-
-/* So is one that breaks it for one page only, and gives others in between. */
-static void test_breaks_of_one(Fixture *f, gconstpointer unused)
-{
-    Reader reader = { .f = f };
-    GThread *thread, *others;
-    uint64_t page;
-
-    pattern_check(f->base, 0, 1); /* not group 0 */
-    page = remote_page(f->region);
-    g_atomic_int_set(&poison, page / MEMX_GROUP_PAGES);
-    others = g_thread_new("others", read_others, &reader);
-    thread = g_thread_new("reader", read_page, f->base + page * PAGE_BYTES);
-    await_event(&f->events, MEMX_EVENT_STALLED);
-    g_assert_nonnull(strstr(f->events.stalled, "broke each time"));
-    g_atomic_int_set(&poison, 0);
-    g_thread_join(thread);
-    await_event(&f->events, MEMX_EVENT_RESUMED);
-    g_atomic_int_set(&reader.stop, 1);
-    g_thread_join(others);
 }
 
 static __thread sigjmp_buf away;
@@ -505,8 +406,6 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     ADD("server-refuses", NULL, test_refuses);
     ADD("server-breaks", NULL, test_breaks);
-    g_test_add("/waits/server-breaks-of-one-page", Fixture, NULL,
-               set_up_poisoned, test_breaks_of_one, tear_down);
     ADD("server-refuses-and-vm-stopped", NULL, test_refuses_and_stopped);
     ADD("discarded", NULL, test_discarded);
     ADD("discarded-and-prefetched", NULL, test_discarded_hinted);
