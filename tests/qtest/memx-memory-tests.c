@@ -24,20 +24,20 @@
 
 static void test_eviction(const void *keep_copies)
 {
-    MemxServer *server = memx_server_new("256M", "");
+    MemxServer *server = memx_server_new("128M", "");
     g_autofree char *option = g_strdup_printf(",keep-copies=%s",
                                               (const char *)keep_copies);
-    QTestState *vm = memx_vm(server, "128M", "16M", option, "");
+    QTestState *vm = memx_vm(server, "64M", "16M", option, "");
     unsigned round;
 
     for (round = 0; round < 2; round++) {
-        memx_fill(vm, 0, 128 * MIB, round);
-        memx_verify(vm, 0, 128 * MIB, round);
+        memx_fill(vm, 0, 64 * MIB, round);
+        memx_verify(vm, 0, 64 * MIB, round);
     }
     g_assert_cmpuint(memx_query_number(vm, "pc.ram", "local"), <=,
                      LOCAL_MAX(16 * MIB));
     g_assert_cmpuint(memx_query_number(vm, "pc.ram", "remote"), >=,
-                     100 * MIB);
+                     40 * MIB);
     g_assert_cmpuint(memx_query_number(vm, "pc.ram", "faults.remote"), >, 0);
     g_assert_cmpuint(memx_query_number(vm, "pc.ram", "paging.evicted"), >, 0);
     memx_quit(vm);
@@ -54,20 +54,20 @@ static void set_local_size(QTestState *vm, uint64_t bytes)
 static void test_local_size(void)
 {
     MemxServer *server = memx_server_new("256M", "");
-    QTestState *vm = memx_vm(server, "128M", "96M", "", "");
+    QTestState *vm = memx_vm(server, "64M", "48M", "", "");
 
-    memx_fill(vm, 0, 128 * MIB, 1);
-    set_local_size(vm, 24 * MIB);
-    memx_wait_number(vm, "pc.ram", "local", 0, LOCAL_MAX(24 * MIB));
+    memx_fill(vm, 0, 64 * MIB, 1);
+    set_local_size(vm, 16 * MIB);
+    memx_wait_number(vm, "pc.ram", "local", 0, LOCAL_MAX(16 * MIB));
     g_assert_cmpuint(memx_query_number(vm, "pc.ram", "local-size"), ==,
-                     24 * MIB);
-    memx_verify(vm, 0, 128 * MIB, 1);
-    set_local_size(vm, 128 * MIB);
-    memx_verify(vm, 0, 128 * MIB, 1);
-    memx_fill(vm, 0, 128 * MIB, 2);
-    g_assert_cmpuint(memx_query_number(vm, "pc.ram", "local"), >, 96 * MIB);
-    set_local_size(vm, 32 * MIB);
-    memx_verify(vm, 0, 128 * MIB, 2);
+                     16 * MIB);
+    memx_verify(vm, 0, 64 * MIB, 1);
+    set_local_size(vm, 64 * MIB);
+    memx_verify(vm, 0, 64 * MIB, 1);
+    memx_fill(vm, 0, 64 * MIB, 2);
+    g_assert_cmpuint(memx_query_number(vm, "pc.ram", "local"), >, 48 * MIB);
+    set_local_size(vm, 20 * MIB);
+    memx_verify(vm, 0, 64 * MIB, 2);
     memx_quit(vm);
     memx_server_free(server);
 }
@@ -123,14 +123,14 @@ static void test_dimm(void)
 
         qtest_qmp_assert_success(vm,
             "{ 'execute': 'object-add', 'arguments': { 'id': 'm0',"
-            "  'qom-type': 'memory-backend-memx', 'size': 134217728,"
+            "  'qom-type': 'memory-backend-memx', 'size': 67108864,"
             "  'local-size': 16777216, 'servers': [ %s ] } }",
             server->address);
         qtest_qmp_device_add(vm, "pc-dimm", "d0", "{ 'memdev': 'm0' }");
         at = dimm_address(vm);
-        memx_fill(vm, at, at + 128 * MIB, round);
-        memx_verify(vm, at, at + 128 * MIB, round);
-        g_assert_cmpuint(memx_query_number(vm, "m0", "remote"), >, 64 * MIB);
+        memx_fill(vm, at, at + 64 * MIB, round);
+        memx_verify(vm, at, at + 64 * MIB, round);
+        g_assert_cmpuint(memx_query_number(vm, "m0", "remote"), >, 40 * MIB);
         memx_assert_error(vm, "in use",
             "{ 'execute': 'object-del', 'arguments': { 'id': 'm0' } }");
 

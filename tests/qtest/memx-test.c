@@ -67,14 +67,14 @@ static void test_numa_node(void)
 {
     MemxServer *server = memx_server_new("256M", "");
     g_autofree char *args = g_strdup_printf(
-        "-m 160M -smp 2 -object memory-backend-ram,id=m0,size=32M "
-        "-object memory-backend-memx,id=m1,size=128M,local-size=32M,"
+        "-m 96M -smp 2 -object memory-backend-ram,id=m0,size=32M "
+        "-object memory-backend-memx,id=m1,size=64M,local-size=16M,"
         "servers.0=%s -numa node,memdev=m0 -numa node,memdev=m1",
         server->address);
     QTestState *vm = memx_plain_vm(args);
 
-    memx_fill(vm, 32 * MIB, 160 * MIB, 1);
-    memx_verify(vm, 32 * MIB, 160 * MIB, 1);
+    memx_fill(vm, 32 * MIB, 96 * MIB, 1);
+    memx_verify(vm, 32 * MIB, 96 * MIB, 1);
     g_assert_cmpuint(memx_query_number(vm, "m1", "paging.evicted"), >, 0);
     memx_quit(vm);
     memx_server_free(server);
@@ -87,7 +87,7 @@ static void test_delete(void)
     QTestState *vm = memx_plain_vm("");
     int i;
 
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 2; i++) {
         qtest_qmp_assert_success(vm,
             "{ 'execute': 'object-add', 'arguments': { 'id': 'm0',"
             "  'qom-type': 'memory-backend-memx', 'size': %u,"
