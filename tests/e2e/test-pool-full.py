@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /trims/of-another-server, /waits/full-and-another-away: without Linux
 """A server that refuses pages although it promised to take them is reported
 as full, and nothing is lost: the guest stalls where it needs room, and goes
 on when there is room again.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /memx/servers/* and /servers/random are the same without Linux
 # timeout: 600
 """A VM's servers change while its guest writes and verifies: one is added, one
 drained, one removed; then the VM moves to another host, and its remote memory

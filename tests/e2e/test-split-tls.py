@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /migration/split/tls is the same without Linux
 """With TLS on the main stream a split migration is refused, since memory would
 go to the servers in clear; unless the user accepts that."""
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
+# slow: /memserver/admission/* is the same without Linux
 """A server with a key admits nobody without it, or with another one."""
 
 import os
