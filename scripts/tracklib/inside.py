@@ -161,7 +161,7 @@ class TrackedVm:
         """That many more complete ones."""
         end = self.vm.backend("work")["tracking"]["periods"] + count
         wait_until(f"{count} more periods", lambda: self.vm.backend("work")
-                   ["tracking"]["periods"] >= end, 60)
+                   ["tracking"]["periods"] >= end, PATTERN_SECONDS)
 
     def prices(self):
         """What a fault that the tracker causes costs, and others."""
