@@ -537,6 +537,9 @@ void memx_pool_want_as_placed_locked(MemxRegion *r)
     MemxServer *list[MEMX_SERVERS_MAX];
     unsigned n = 0;
 
+    if (!need) { /* all is given back soon: no reason to move anything */
+        return;
+    }
     for (unsigned i = 0; i < r->n_servers; i++) {
         if (memx_server_in_use(&r->server[i])) {
             list[n++] = &r->server[i];
@@ -544,7 +547,7 @@ void memx_pool_want_as_placed_locked(MemxRegion *r)
         }
     }
     for (unsigned i = 0; i < n; i++) {
-        uint64_t part = need * list[i]->n_chunks / MAX(placed, 1);
+        uint64_t part = (__uint128_t)need * list[i]->n_chunks / MAX(placed, 1);
 
         want[i] = MIN(part, list[i]->reserved_pages);
         left[i] = list[i]->reserved_pages - want[i];

@@ -550,7 +550,7 @@ bool memx_pool_reserve_least(MemxRegion *r, uint64_t limit, GError **error);
 bool memx_pool_reserve_each(MemxRegion *r, const uint64_t *need,
                             GError **error);
 /* It shall be what is needed, and so shared out that chunks are where they
- * belong: nothing moves, and the keeper lowers what is beyond that. */
+ * belong: next to none moves, and the keeper lowers what is beyond that. */
 void memx_pool_want_as_placed_locked(MemxRegion *r);
 /* What it is; and as it was, after it has grown.  False: some server could not
  * be told. */

@@ -100,7 +100,7 @@ typedef struct Said {
     const char *server;     /* or NULL */
     uint64_t mib;           /* that it alone holds */
     bool room;              /* is awaited, not a page */
-    bool full;
+    bool full, empty;
     bool no_room;           /* elsewhere, for what it has */
     bool left_behind;       /* it was released without a word */
     const char *refused;    /* why it refuses pages, or NULL */
@@ -122,6 +122,8 @@ static char *describe_stall(MemxRegion *r, const Said *said)
                                "server %s %s%s%s", seconds, said->server,
                                said->full ? "is full; free memory there or "
                                "raise its capacity"
+                               : said->empty ? "came back without its pages; "
+                               "restart it with them, or give them up"
                                : "takes none; bring it back",
                                *said->why_down ? " (last try: " : "",
                                said->why_down);
@@ -229,7 +231,9 @@ static void deliver(MemxRegion *r)
             event.remote_bytes = s->remote_pages * MEMX_PAGE_BYTES;
             said.server = event.server;
             said.mib = event.remote_bytes >> 20;
-            said.full = s->full_told && s->health == MEMX_SERVER_UP;
+            said.full = s->health == MEMX_SERVER_UP &&
+                        (s->full_told || s->full || !memx_server_has_room(s));
+            said.empty = s->health == MEMX_SERVER_EMPTY;
             said.no_room = s->no_room;
             said.left_behind = s->left_behind;
             /* Its lanes can be opened, if only for a moment. */
