@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# slow: /memx/bad/servers/too-small is the same without Linux
+# slow: /memx/bad/servers/too-small, /memx/memory/local-size/bad: without Linux
 """A pool that cannot hold the VM's memory is noticed at the start; one that
 cannot hold more of it refuses to have local-size lowered."""
 

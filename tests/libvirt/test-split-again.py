@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# slow: e2e/test-split-again.py is the same without libvirt
+# slow: e2e/test-split-again.py, /migration/split/other-hosts/*: without libvirt
 """A VM that has memx memory from its start moves from daemon to daemon, and
 keeps its servers; one of these does not answer for a while; then the VM moves
 back, to one server of the two."""

@@ -311,7 +311,8 @@ static void test_kept(void)
         g_assert_cmpuint(find(&stats, address(test, i))->state, ==,
                          MEMX_SERVER_IN_USE);
     }
-    g_assert_cmpuint(find(&stats, address(test, 0))->to_move, ==, 0);
+    /* One, for the slack of another server, if it had all that it may. */
+    g_assert_cmpuint(find(&stats, address(test, 0))->to_move, <=, 1);
     await_stats(test->region, &stats, all_reserve_at_most, reserved);
     g_assert_true(all_reserve_more(&stats, reserved - 2 * MEMX_GROUP_BYTES));
 
