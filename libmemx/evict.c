@@ -336,10 +336,8 @@ bool memx_evict_undo(MemxRegion *r, MemxSlot *slot)
     slot->staged &= ~moved;
     memx_set_group_locked(r, g, t->present[g] | moved, t->stored[g]);
     memx_trace_pages(MEMX_STAGED_UNDONE, moved);
-    /* A store whose answer was lost may have left pages on the server; and
-     * what it had in vain before was not trimmed meanwhile. */
-    if (chunk->server != MEMX_SERVER_NONE &&
-        (slot->sent | (moved & ~t->stored[g]))) {
+    /* A store whose answer was lost may have left pages on the server. */
+    if (chunk->server != MEMX_SERVER_NONE && slot->sent) {
         memx_trim_set(t, c);
     }
     done = !(slot->staged & ~t->present[g]);

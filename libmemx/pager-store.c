@@ -304,14 +304,14 @@ static void drop_answered(MemxRegion *r, MemxDrop *drop)
 }
 
 /* The pages of a group that its server has no reason to hold.  What is on its
- * way there may have one; a sample comes back. */
+ * way there may have one, and the slot's end sees to it; what is still to be
+ * sent goes out behind the DROP. */
 static uint64_t in_vain_locked(MemxRegion *r, uint64_t g)
 {
     MemxSlot *slot = memx_staging_find(&r->staging, g, true);
     uint64_t mask = memx_group_mask(&r->table, g) & ~r->table.stored[g];
 
-    return slot && slot->state != MEMX_SLOT_SAMPLED
-           ? mask & ~(slot->staged | slot->sent) : mask;
+    return slot ? mask & ~slot->sent : mask;
 }
 
 static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)

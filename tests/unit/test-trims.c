@@ -192,6 +192,193 @@ static void test_slot_in_use(void)
     server_process_free(server);
 }
 
+/* --- What is in a slot, but not on its way --- */
+
+/* TCP; answers are kept back: those to DROPs, and those of a group. */
+static MemxTransport holding;
+static MemxChannel *ordered;    /* atomic: the one that DROPs go over */
+static int holds_drops;         /* atomic */
+static int holds_group;         /* atomic: watched_group's */
+static MemxCall *held[MEMX_DROPS_MAX + 1]; /* the store thread's */
+static int n_held;              /* atomic, changed by the store thread */
+
+static MemxChannel *connect_holding(const char *host, const char *port,
+                                    int timeout_ms, int cancel_fd,
+                                    GError **error)
+{
+    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
+                                                      cancel_fd, error);
+
+    if (channel) {
+        channel->transport = &holding;
+    }
+    return channel;
+}
+
+static bool is_held(const MemxCall *call)
+{
+    switch (call->request.opcode) {
+    case MEMX_OP_DROP:
+        return g_atomic_int_get(&holds_drops);
+    case MEMX_OP_COMPARE:
+    case MEMX_OP_STORE:
+        return g_atomic_int_get(&holds_group) &&
+               call->request.group == watched_group;
+    default:
+        return false;
+    }
+}
+
+static int submit_watched(MemxChannel *channel, MemxCall *call)
+{
+    if (call->request.opcode == MEMX_OP_DROP) {
+        g_atomic_pointer_set(&ordered, channel);
+        if (call->request.group == watched_group) {
+            atomic_fetch_or(&dropped, call->request.mask);
+        }
+    }
+    return memx_transport_tcp.submit(channel, call);
+}
+
+static MemxCall *progress_holding(MemxChannel *channel)
+{
+    MemxCall *call;
+
+    if (g_atomic_pointer_get(&ordered) != channel) {
+        return memx_transport_tcp.progress(channel);
+    }
+    for (int i = 0; i < n_held; i++) {
+        if (!is_held(held[i])) {
+            call = held[i];
+            held[i] = held[n_held - 1];
+            g_atomic_int_add(&n_held, -1);
+            return call;
+        }
+    }
+    while ((call = memx_transport_tcp.progress(channel)) && is_held(call)) {
+        g_assert_cmpint(n_held, <, G_N_ELEMENTS(held));
+        held[n_held] = call;
+        g_atomic_int_inc(&n_held);
+    }
+    return call;
+}
+
+/* A chunk of which nothing is here and all is on the server. */
+static uint64_t first_group_away(MemxRegion *r)
+{
+    uint64_t group = 0;
+
+    g_mutex_lock(&r->lock);
+    for (uint32_t c = 0; c < r->table.n_chunks && !group; c++) {
+        uint64_t g = memx_group_of_chunk(&r->table, c);
+        bool away = true;
+
+        for (uint64_t i = g; i < memx_group_end(&r->table, c); i++) {
+            away &= !r->table.present[i] && r->table.stored[i] == UINT64_MAX;
+        }
+        group = away ? g : 0;
+    }
+    g_mutex_unlock(&r->lock);
+    g_assert_cmpuint(group, >, 0);
+    return group;
+}
+
+static bool is_out(MemxRegion *r, uint64_t group)
+{
+    MemxSlot *slot;
+    bool yes;
+
+    g_mutex_lock(&r->lock);
+    slot = memx_staging_find(&r->staging, group, true);
+    yes = slot && slot->staged & 1 && (slot->state == MEMX_SLOT_COMPARING ||
+                                       slot->state == MEMX_SLOT_STORING);
+    g_mutex_unlock(&r->lock);
+    return yes;
+}
+
+static unsigned n_trims(MemxRegion *r)
+{
+    unsigned n;
+
+    g_mutex_lock(&r->lock);
+    n = r->table.n_trim;
+    g_mutex_unlock(&r->lock);
+    return n;
+}
+
+/* A page is discarded, and before the server is told it is touched, and goes
+ * out again with its group.  It is zero, so that nothing of it is sent: what
+ * the server has goes, also when it is its turn while the group is out. */
+static void test_zero_in_slot(void)
+{
+    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    ServerProcess *server = server_process_new("80M");
+    const char *servers[] = { server_process_address(server), NULL };
+    MemxOptions o = MEMX_OPTIONS_INIT;
+    g_autoptr(GError) error = NULL;
+    uint64_t page, chunk_end;
+    MemxRegion *region;
+    MemxStats stats;
+    uint8_t *base;
+
+    holding = memx_transport_tcp;
+    holding.connect = connect_holding;
+    holding.submit = submit_watched;
+    holding.progress = progress_holding;
+    o.size_bytes = SIZE;
+    o.local_bytes = LOCAL;
+    o.chunk_bytes = 256 << 10;
+    o.servers = servers;
+    region = memx_region_new_over(&o, &holding, &error);
+    g_assert_no_error(error);
+    base = memx_region_base(region);
+    write_all(base);
+    await_stats(region, &stats, idle, 0);
+    watched_group = first_group_away(region);
+    page = watched_group * MEMX_GROUP_PAGES;
+    chunk_end = page + o.chunk_bytes / PAGE_BYTES;
+
+    /* As many DROPs as may be in flight, and this page waits. */
+    g_atomic_int_set(&holds_drops, 1);
+    memx_region_discard(region, chunk_end * PAGE_BYTES,
+                        SIZE - chunk_end * PAGE_BYTES);
+    while (g_atomic_int_get(&n_held) < MEMX_DROPS_MAX) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+    atomic_store(&dropped, 0);
+    memx_region_discard(region, page * PAGE_BYTES, PAGE_BYTES);
+    pattern_check(base, page, 0);
+    pattern_write(base, page + 1, 2);
+    g_atomic_int_set(&holds_group, 1);
+    for (unsigned generation = 2; !is_out(region, watched_group);
+         generation++) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        for (uint64_t p = chunk_end; p < SIZE / PAGE_BYTES &&
+             !is_out(region, watched_group); p++) {
+            pattern_write(base, p, generation);
+        }
+    }
+    g_assert_cmpuint(atomic_load(&dropped) & 1, ==, 0);
+
+    g_atomic_int_set(&holds_drops, 0);
+    while (n_trims(region)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+    g_atomic_int_set(&holds_group, 0);
+    while (!(atomic_load(&dropped) & 1)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+    await_stats(region, &stats, idle, 0);
+    pattern_check(base, page, 0);
+    pattern_check(base, page + 1, 2);
+    pattern_check(base, page + 2, 1);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
 /* --- What is to be dropped elsewhere --- */
 
 /* TCP; one server refuses each STORE as long as `refuses` is set. */
@@ -324,6 +511,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/trims/broken-at-a-drop", test_broken_at_a_drop);
     g_test_add_func("/trims/slot-in-use", test_slot_in_use);
+    g_test_add_func("/trims/zero-in-slot", test_zero_in_slot);
     g_test_add_func("/trims/of-another-server", test_of_another_server);
     return g_test_run();
 }
