@@ -13,12 +13,16 @@ import os
 from memxlib import e2e, lab
 from memxlib.guest import Load
 from memxlib.migration import Migration
-from memxlib.wait import check
+from memxlib.wait import check, wait_until
 
 SECONDS = 840
 SIZE, LOCAL = "192M", "96M"
 MEMVERIFY = ("memverify --percent 50 --write-percent 10 --check-in-order "
              "--seconds 3600")
+# Of the source: ordinary RAM, what a memx-tracker sees of it, or memx RAM with
+# such a tracker of its own.
+SOURCE = os.environ.get("MEMX_LAB_SOURCE", "plain")
+TRACKERS = {"7.3": "rwp", "idle": "idle"}
 lab.inside(hosts=2, cpus=1, seconds=SECONDS)
 
 
@@ -31,11 +35,44 @@ def key(t):
     return path, ["-object", f"secret,id=key,file={path}"]
 
 
+def source_vm(t, server, accel, secret):
+    options = {"tracker": TRACKERS.get(os.environ["LAB_KERNEL"]),
+               "tracker-period": 1000, "tracker-cpu": 20}
+    if SOURCE == "memx":
+        return t.vm(size=SIZE, local="144M", servers=[server], accel=accel,
+                    extra=secret, name="source",
+                    memx={**options, "key_secret": "key"})
+    if SOURCE == "tracked":
+        values = ",".join(f"{key}={value}" for key, value in options.items())
+        secret = [*secret, "-object", f"memx-tracker,id=t0,{values}"]
+    return t.vm(size=SIZE, accel=accel, extra=secret, name="source")
+
+
+def tracking(vm):
+    """What the tracker knows of the source's memory."""
+    if SOURCE == "memx":
+        return vm.backend()["tracking"]
+    return vm.qmp.command("query-memx-tracker")[0]["tracking"]
+
+
+def await_history(t, vm):
+    """Some periods while the guest writes and reads."""
+    before = tracking(vm)["periods"]
+    wait_until("the tracker has seen three periods",
+               lambda: tracking(vm)["periods"] >= before + 3, 240)
+    seen = tracking(vm)
+    check(seen["tracker"] == TRACKERS[os.environ["LAB_KERNEL"]],
+          f"the tracker is {seen['tracker']}")
+    t.say(f"tracker {seen['tracker']}, {seen['periods']} periods")
+
+
 def source(t, server, accel, secret):
-    vm = t.vm(size=SIZE, accel=accel, extra=secret, name="source")
+    vm = source_vm(t, server, accel, secret)
     t.say("the source runs its guest")
     job = vm.guest.start(MEMVERIFY)
     job.wait_line("^phase visit", 240)
+    if SOURCE != "plain":
+        await_history(t, vm)
     listening = lab.hear("destination", 240)
     migration = Migration(vm, None, [server.address, listening["server"]],
                           LOCAL, key_secret="key")
@@ -45,7 +82,7 @@ def source(t, server, accel, secret):
           f"{split['sent'] >> 20} MiB to servers")
     check(split["main"] <= split["main-limit"], "more than its limit went to "
           f"the main host: {split}")
-    check(all(s["sent"] > 0 for s in split["servers"]),
+    check(all(s["sent"] > 0 for s in split["servers"]) or SOURCE == "memx",
           f"a server got nothing: {split}")
     check(vm.quit() == 0, "the source did not end well")
     lab.tell("source gone")
