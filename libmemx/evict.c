@@ -276,7 +276,7 @@ void memx_evict_finish(MemxRegion *r, MemxSlot *slot)
     MemxPageTable *t = &r->table;
     uint64_t g = slot->group;
     uint32_t c = memx_chunk_of_group(t, g);
-    uint64_t gone, present, stored, on_server;
+    uint64_t gone, present, before, stored, on_server;
 
     g_mutex_lock(&r->lock);
     if (slot->state == MEMX_SLOT_DONE) {
@@ -285,17 +285,18 @@ void memx_evict_finish(MemxRegion *r, MemxSlot *slot)
         return;
     }
     present = t->present[g];
-    stored = t->stored[g];
+    before = t->stored[g];
     on_server = (slot->sending | slot->same) & slot->staged;
     gone = slot->zero & slot->staged;
     if (r->keep_copies == MEMX_KEEP_COPIES_OFF && !r->out) {
         gone |= on_server & present; /* came back meanwhile */
     }
+    stored = (before | on_server) & ~gone;
     /* What a server holds in vain: zero pages, discarded ones. */
-    if ((gone & stored) | (slot->sent & ~(on_server & ~gone))) {
+    if ((before | slot->spared) & ~stored) {
         memx_trim_set(t, c);
     }
-    memx_set_group_locked(r, g, present, (stored | on_server) & ~gone);
+    memx_set_group_locked(r, g, present, stored);
     memx_trace_pages(MEMX_STAGED_TO_REMOTE,
                      slot->sending & slot->staged & ~present);
     memx_trace_pages(MEMX_STAGED_UNCHANGED,
@@ -306,7 +307,7 @@ void memx_evict_finish(MemxRegion *r, MemxSlot *slot)
     r->count.unchanged += memx_mask_pages(slot->same & slot->staged);
     /* Nothing is on its way any more, so trims need not spare it; somebody may
      * copy from the slot for a while yet. */
-    slot->staged = slot->sent = 0;
+    slot->staged = slot->spared = 0;
     g_mutex_unlock(&r->lock);
     release(r, slot);
 }
@@ -337,7 +338,7 @@ bool memx_evict_undo(MemxRegion *r, MemxSlot *slot)
     memx_set_group_locked(r, g, t->present[g] | moved, t->stored[g]);
     memx_trace_pages(MEMX_STAGED_UNDONE, moved);
     /* A store whose answer was lost may have left pages on the server. */
-    if (chunk->server != MEMX_SERVER_NONE && slot->sent) {
+    if (chunk->server != MEMX_SERVER_NONE && slot->spared & ~t->stored[g]) {
         memx_trim_set(t, c);
     }
     done = !(slot->staged & ~t->present[g]);

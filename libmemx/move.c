@@ -137,6 +137,9 @@ static void begin(MemxRegion *r, uint32_t c, MemxServer *to)
 
         memx_trace_pages(MEMX_KEPT_RELEASED, kept);
         memx_set_group_locked(r, g, t->present[g], t->stored[g] & ~kept);
+        if (kept) {
+            memx_trim_set(t, c); /* should it stay where it is */
+        }
     }
 }
 

@@ -111,7 +111,7 @@ static bool slot_step(MemxRegion *r, MemxSlot *slot)
         slot->state = compare ? MEMX_SLOT_COMPARING : MEMX_SLOT_STORING;
         slot->asked |= compare;
         slot->sending = compare ? 0 : todo;
-        slot->sent |= slot->sending;
+        slot->spared |= compare | slot->sending;
     }
     g_mutex_unlock(&r->lock);
     if (!ok) {
@@ -303,15 +303,15 @@ static void drop_answered(MemxRegion *r, MemxDrop *drop)
     g_mutex_unlock(&r->lock);
 }
 
-/* The pages of a group that its server has no reason to hold.  What is on its
- * way there may have one, and the slot's end sees to it; what is still to be
- * sent goes out behind the DROP. */
+/* The pages of a group that its server has no reason to hold.  What it was
+ * asked about or sent may have one, and the slot's end sees to that; what is
+ * still to be sent goes out behind the DROP. */
 static uint64_t in_vain_locked(MemxRegion *r, uint64_t g)
 {
     MemxSlot *slot = memx_staging_find(&r->staging, g, true);
     uint64_t mask = memx_group_mask(&r->table, g) & ~r->table.stored[g];
 
-    return slot ? mask & ~slot->sent : mask;
+    return slot ? mask & ~slot->spared : mask;
 }
 
 static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
@@ -324,6 +324,9 @@ static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
     }
     g_mutex_lock(&r->lock);
     mask = in_vain_locked(r, g);
+    if (memx_out_fresh_locked(r, g)) {
+        memx_trim_set(&r->table, c); /* once more, when that was answered */
+    }
     g_mutex_unlock(&r->lock);
     if (!mask) {
         return true;

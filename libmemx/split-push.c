@@ -161,7 +161,28 @@ static void not_kept_locked(MemxRegion *r, const MemxPush *push, uint64_t mask)
  * copies that can be given up for room, again and again. */
 static void refused_locked(MemxRegion *r, const MemxPush *push)
 {
+    for (unsigned i = 0; i < MEMX_PUSHES; i++) {
+        MemxPush *other = &r->out->push[push->server * MEMX_PUSHES + i];
+
+        if (other->busy && other->group == push->group) {
+            other->fresh |= push->fresh & other->mask;
+        }
+    }
     not_kept_locked(r, push, push->fresh);
+}
+
+bool memx_out_fresh_locked(const MemxRegion *r, uint64_t group)
+{
+    const MemxSplitOut *out = r->out;
+    unsigned n = out ? out->n_servers * MEMX_PUSHES : 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (out->push[i].busy && out->push[i].group == group &&
+            out->push[i].fresh) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Nobody knows what got there.  If it isn't sent again, since the split ends,

@@ -97,7 +97,7 @@ static void begin(MemxStaging *st, MemxSlot *slot, uint64_t group,
     slot->state = state;
     slot->group = group;
     slot->staged = slot->mask = 0;
-    slot->asked = slot->sending = slot->sent = 0;
+    slot->asked = slot->sending = slot->spared = 0;
     slot->users = 0;
     slot->prepared = false;
     slot->next = st->hash[h];

@@ -67,7 +67,8 @@ typedef struct MemxSlot {
     uint64_t same;       /* the server has just this content */
     uint64_t asked;      /* pages of the COMPARE */
     uint64_t sending;    /* pages of the last STORE */
-    uint64_t sent;       /* pages of any STORE, answered or not */
+    uint64_t spared;     /* pages of any COMPARE or STORE, answered or not: no
+                            DROP names them until the slot ends */
     uint64_t sequence;   /* in: of its request on the lane */
     MemxCall call;
     struct iovec iov[MEMX_GROUP_PAGES];

@@ -11,6 +11,8 @@
 
 #define SIZE (32 * MIB)
 #define LOCAL (8 * MIB)
+#define CHUNK (256 << 10)
+#define DEADLINE_US (60 * G_USEC_PER_SEC)
 
 /* TCP, but for the connections that break where a DROP is submitted. */
 static MemxTransport breaking;
@@ -75,7 +77,7 @@ static MemxRegion *region_new(ServerProcess *server)
     breaking.submit = submit_breaking;
     o.size_bytes = SIZE;
     o.local_bytes = LOCAL;
-    o.chunk_bytes = 256 << 10;
+    o.chunk_bytes = CHUNK;
     o.servers = servers;
     region = memx_region_new_over(&o, &breaking, &error);
     g_assert_no_error(error);
@@ -123,7 +125,7 @@ static MemxSlot *storing_slot(MemxRegion *r)
     for (unsigned i = 0; i < r->staging.n_slots; i++) {
         MemxSlot *slot = &r->staging.slot[i];
 
-        if (slot->state == MEMX_SLOT_STORING && slot->sent == slot->staged) {
+        if (slot->state == MEMX_SLOT_STORING && slot->spared == slot->staged) {
             return slot;
         }
     }
@@ -143,7 +145,7 @@ static void *write_all(void *base)
  * still copies from the slot: what the server holds in vain goes nevertheless. */
 static void test_slot_in_use(void)
 {
-    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
     ServerProcess *server = server_process_new("80M");
     MemxSlot *slot = NULL;
     MemxRegion *region;
@@ -161,7 +163,7 @@ static void test_slot_in_use(void)
         slot = storing_slot(region);
         if (slot) {
             slot->users++;
-            sent = slot->sent;
+            sent = slot->spared;
             watched_group = slot->group;
         }
         g_mutex_unlock(&region->lock);
@@ -194,11 +196,11 @@ static void test_slot_in_use(void)
 
 /* --- What is in a slot, but not on its way --- */
 
-/* TCP; answers are kept back: those to DROPs, and those of a group. */
+/* TCP; answers are kept back: those to DROPs, and to STOREs of a group. */
 static MemxTransport holding;
-static MemxChannel *ordered;    /* atomic: the one that DROPs go over */
+static MemxChannel *ordered;    /* atomic: the one that STOREs go over */
 static int holds_drops;         /* atomic */
-static int holds_group;         /* atomic: watched_group's */
+static int holds_stores;        /* atomic: of watched_group */
 static MemxCall *held[MEMX_DROPS_MAX + 1]; /* the store thread's */
 static int n_held;              /* atomic, changed by the store thread */
 
@@ -220,9 +222,8 @@ static bool is_held(const MemxCall *call)
     switch (call->request.opcode) {
     case MEMX_OP_DROP:
         return g_atomic_int_get(&holds_drops);
-    case MEMX_OP_COMPARE:
     case MEMX_OP_STORE:
-        return g_atomic_int_get(&holds_group) &&
+        return g_atomic_int_get(&holds_stores) &&
                call->request.group == watched_group;
     default:
         return false;
@@ -231,11 +232,12 @@ static bool is_held(const MemxCall *call)
 
 static int submit_watched(MemxChannel *channel, MemxCall *call)
 {
-    if (call->request.opcode == MEMX_OP_DROP) {
+    if (call->request.opcode == MEMX_OP_STORE) {
         g_atomic_pointer_set(&ordered, channel);
-        if (call->request.group == watched_group) {
-            atomic_fetch_or(&dropped, call->request.mask);
-        }
+    }
+    if (call->request.opcode == MEMX_OP_DROP &&
+        call->request.group == watched_group) {
+        atomic_fetch_or(&dropped, call->request.mask);
     }
     return memx_transport_tcp.submit(channel, call);
 }
@@ -290,8 +292,7 @@ static bool is_out(MemxRegion *r, uint64_t group)
 
     g_mutex_lock(&r->lock);
     slot = memx_staging_find(&r->staging, group, true);
-    yes = slot && slot->staged & 1 && (slot->state == MEMX_SLOT_COMPARING ||
-                                       slot->state == MEMX_SLOT_STORING);
+    yes = slot && slot->staged & 1 && slot->state == MEMX_SLOT_STORING;
     g_mutex_unlock(&r->lock);
     return yes;
 }
@@ -306,20 +307,12 @@ static unsigned n_trims(MemxRegion *r)
     return n;
 }
 
-/* A page is discarded, and before the server is told it is touched, and goes
- * out again with its group.  It is zero, so that nothing of it is sent: what
- * the server has goes, also when it is its turn while the group is out. */
-static void test_zero_in_slot(void)
+static MemxRegion *region_new_holding(ServerProcess *server)
 {
-    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
-    ServerProcess *server = server_process_new("80M");
     const char *servers[] = { server_process_address(server), NULL };
     MemxOptions o = MEMX_OPTIONS_INIT;
     g_autoptr(GError) error = NULL;
-    uint64_t page, chunk_end;
     MemxRegion *region;
-    MemxStats stats;
-    uint8_t *base;
 
     holding = memx_transport_tcp;
     holding.connect = connect_holding;
@@ -327,16 +320,67 @@ static void test_zero_in_slot(void)
     holding.progress = progress_holding;
     o.size_bytes = SIZE;
     o.local_bytes = LOCAL;
-    o.chunk_bytes = 256 << 10;
+    o.chunk_bytes = CHUNK;
+    o.keep_copies = MEMX_KEEP_COPIES_ON;
     o.servers = servers;
     region = memx_region_new_over(&o, &holding, &error);
     g_assert_no_error(error);
-    base = memx_region_base(region);
+    return region;
+}
+
+/* Others are written until the group is on its way, and stays so. */
+static void send_out(MemxRegion *region, uint64_t others)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    g_atomic_int_set(&holds_stores, 1);
+    for (unsigned generation = 2; !is_out(region, watched_group);
+         generation++) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        for (uint64_t page = others; page < SIZE / PAGE_BYTES &&
+             !is_out(region, watched_group); page++) {
+            pattern_write(memx_region_base(region), page, generation);
+        }
+    }
+}
+
+static void await_trims(MemxRegion *region)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    while (n_trims(region)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+}
+
+static void await_dropped(uint64_t pages)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+
+    while ((atomic_load(&dropped) & pages) != pages) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(1000);
+    }
+}
+
+/* A page is discarded, and before the server is told it is touched, and goes
+ * out again with its group.  It is zero, so that nothing of it is sent: what
+ * the server has goes, also when it is its turn while the group is out. */
+static void test_zero_in_slot(void)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *region = region_new_holding(server);
+    uint8_t *base = memx_region_base(region);
+    uint64_t page, chunk_end;
+    MemxStats stats;
+
     write_all(base);
     await_stats(region, &stats, idle, 0);
     watched_group = first_group_away(region);
     page = watched_group * MEMX_GROUP_PAGES;
-    chunk_end = page + o.chunk_bytes / PAGE_BYTES;
+    chunk_end = page + CHUNK / PAGE_BYTES;
 
     /* As many DROPs as may be in flight, and this page waits. */
     g_atomic_int_set(&holds_drops, 1);
@@ -350,31 +394,61 @@ static void test_zero_in_slot(void)
     memx_region_discard(region, page * PAGE_BYTES, PAGE_BYTES);
     pattern_check(base, page, 0);
     pattern_write(base, page + 1, 2);
-    g_atomic_int_set(&holds_group, 1);
-    for (unsigned generation = 2; !is_out(region, watched_group);
-         generation++) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        for (uint64_t p = chunk_end; p < SIZE / PAGE_BYTES &&
-             !is_out(region, watched_group); p++) {
-            pattern_write(base, p, generation);
-        }
-    }
+    send_out(region, chunk_end);
     g_assert_cmpuint(atomic_load(&dropped) & 1, ==, 0);
 
     g_atomic_int_set(&holds_drops, 0);
-    while (n_trims(region)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(1000);
-    }
-    g_atomic_int_set(&holds_group, 0);
-    while (!(atomic_load(&dropped) & 1)) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        g_usleep(1000);
-    }
+    await_trims(region);
+    g_atomic_int_set(&holds_stores, 0);
+    await_dropped(1);
     await_stats(region, &stats, idle, 0);
     pattern_check(base, page, 0);
     pattern_check(base, page + 1, 2);
     pattern_check(base, page + 2, 1);
+    memx_region_free(region);
+    server_process_free(server);
+}
+
+/* The server said that it has just this page, and while others of the group are
+ * stored its copy is given up: it goes when the slot has ended, not before, since
+ * the slot ends counting on it. */
+static void test_compared_in_slot(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *region = region_new_holding(server);
+    uint8_t *base = memx_region_base(region);
+    g_autoptr(GError) error = NULL;
+    uint64_t page, chunk_end;
+    MemxStats stats;
+
+    write_all(base);
+    await_stats(region, &stats, idle, 0);
+    watched_group = first_group_away(region);
+    page = watched_group * MEMX_GROUP_PAGES;
+    chunk_end = page + CHUNK / PAGE_BYTES;
+    pattern_check(base, page, 1);
+    pattern_write(base, page + 1, 2);
+    send_out(region, chunk_end);
+    atomic_store(&dropped, 0);
+    pattern_check(base, page, 1); /* back, out of the slot */
+
+    /* Nothing is evicted any more: copies are given up. */
+    memx_region_set_local_bytes(region, SIZE, &error);
+    g_assert_no_error(error);
+    for (bool kept = true; kept; g_usleep(1000)) {
+        g_mutex_lock(&region->lock);
+        kept = region->table.stored[watched_group] & 1;
+        g_mutex_unlock(&region->lock);
+    }
+    await_trims(region);
+    g_usleep(50000); /* the last of them may only have been taken */
+    g_assert_true(is_out(region, watched_group));
+    g_assert_cmpuint(atomic_load(&dropped) & 1, ==, 0);
+
+    g_atomic_int_set(&holds_stores, 0);
+    await_dropped(1);
+    pattern_check(base, page, 1);
+    pattern_check(base, page + 1, 2);
     memx_region_free(region);
     server_process_free(server);
 }
@@ -479,7 +553,7 @@ static void test_of_another_server(void)
     refusing_port = strrchr(servers[0], ':') + 1;
     o.size_bytes = SIZE;
     o.local_bytes = LOCAL;
-    o.chunk_bytes = 256 << 10;
+    o.chunk_bytes = CHUNK;
     o.keep_copies = MEMX_KEEP_COPIES_OFF;
     o.servers = servers;
     o.event = count_full;
@@ -512,6 +586,7 @@ int main(int argc, char **argv)
     g_test_add_func("/trims/broken-at-a-drop", test_broken_at_a_drop);
     g_test_add_func("/trims/slot-in-use", test_slot_in_use);
     g_test_add_func("/trims/zero-in-slot", test_zero_in_slot);
+    g_test_add_func("/trims/compared-in-slot", test_compared_in_slot);
     g_test_add_func("/trims/of-another-server", test_of_another_server);
     return g_test_run();
 }
