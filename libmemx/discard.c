@@ -48,7 +48,7 @@ static int discard_in_chunk(MemxRegion *r, uint32_t c, uint64_t first,
         uint64_t mask = range_mask(g, first, end);
         MemxSlot *slot = memx_staging_find(&r->staging, g, true);
 
-        if (t->stored[g] & mask || (slot && slot->spared & mask)) {
+        if (t->stored[g] & mask) { /* a slot sees to what it has sent */
             memx_trim_set(t, c);
         }
         memx_trace_pages(MEMX_LOCAL_DISCARDED,

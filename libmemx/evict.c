@@ -337,12 +337,12 @@ bool memx_evict_undo(MemxRegion *r, MemxSlot *slot)
     slot->staged &= ~moved;
     memx_set_group_locked(r, g, t->present[g] | moved, t->stored[g]);
     memx_trace_pages(MEMX_STAGED_UNDONE, moved);
-    /* A store whose answer was lost may have left pages on the server. */
-    if (chunk->server != MEMX_SERVER_NONE && slot->spared & ~t->stored[g]) {
-        memx_trim_set(t, c);
-    }
     done = !(slot->staged & ~t->present[g]);
     if (done) {
+        /* A store whose answer was lost may have left pages on the server. */
+        if (slot->spared & ~t->stored[g]) {
+            memx_trim_set(t, c);
+        }
         slot->staged = 0;
     }
     wanted = memx_exclusive_end_locked(r, c);

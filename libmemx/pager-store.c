@@ -324,9 +324,6 @@ static bool trim_group(MemxRegion *r, MemxServer *s, uint32_t c, uint64_t g)
     }
     g_mutex_lock(&r->lock);
     mask = in_vain_locked(r, g);
-    if (memx_out_fresh_locked(r, g)) {
-        memx_trim_set(&r->table, c); /* once more, when that was answered */
-    }
     g_mutex_unlock(&r->lock);
     if (!mask) {
         return true;

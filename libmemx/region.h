@@ -678,9 +678,6 @@ void memx_out_free(MemxRegion *r);
 int memx_out_push(MemxRegion *r);
 /* Store thread: a drain waits for a server that is full. */
 bool memx_out_needs_room(MemxRegion *r);
-/* Store thread: pages of the group are on their way, counted as stored, that
- * the server may still refuse. */
-bool memx_out_fresh_locked(const MemxRegion *r, uint64_t group);
 void memx_out_answered(MemxRegion *r, MemxCall *call);
 /* A server took the offer, of the session at @offer, also if nobody waits for
  * that any more. */

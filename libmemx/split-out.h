@@ -70,6 +70,7 @@ struct MemxSplitOut {
     bool ending;                     /* cancelled: ends when nothing flies */
     bool beginning;                  /* memx_split_begin() is at it */
     bool drained;                    /* the store thread's word for it */
+    bool refused;                    /* a server had no room for something */
     char failed[MEMX_WHY_BYTES];     /* why it can't go on; "" */
     uint64_t rate;                   /* bytes a second; 0: no limit */
     int64_t tokens;                  /* bytes that may go now */

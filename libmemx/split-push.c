@@ -157,32 +157,27 @@ static void not_kept_locked(MemxRegion *r, const MemxPush *push, uint64_t mask)
     memx_set_group_locked(r, push->group, present, stored & ~gone);
 }
 
-/* Pages that the server refused are not there: else they would look like
- * copies that can be given up for room, again and again. */
-static void refused_locked(MemxRegion *r, const MemxPush *push)
+/* What later pushes of the same group bring is, or isn't, there already. */
+static void tell_later_locked(MemxRegion *r, const MemxPush *push,
+                              uint64_t fresh, uint64_t kept)
 {
     for (unsigned i = 0; i < MEMX_PUSHES; i++) {
         MemxPush *other = &r->out->push[push->server * MEMX_PUSHES + i];
 
         if (other->busy && other->group == push->group) {
-            other->fresh |= push->fresh & other->mask;
+            other->fresh = (other->fresh | (fresh & other->mask)) & ~kept;
         }
     }
-    not_kept_locked(r, push, push->fresh);
 }
 
-bool memx_out_fresh_locked(const MemxRegion *r, uint64_t group)
+/* Pages that the server refused are not there: else they would look like
+ * copies that can be given up for room, again and again.  An older copy that
+ * a trim spared meanwhile goes when the split has ended. */
+static void refused_locked(MemxRegion *r, const MemxPush *push)
 {
-    const MemxSplitOut *out = r->out;
-    unsigned n = out ? out->n_servers * MEMX_PUSHES : 0;
-
-    for (unsigned i = 0; i < n; i++) {
-        if (out->push[i].busy && out->push[i].group == group &&
-            out->push[i].fresh) {
-            return true;
-        }
-    }
-    return false;
+    r->out->refused = true;
+    tell_later_locked(r, push, push->fresh, 0);
+    not_kept_locked(r, push, push->fresh);
 }
 
 /* Nobody knows what got there.  If it isn't sent again, since the split ends,
@@ -280,6 +275,7 @@ void memx_out_answered(MemxRegion *r, MemxCall *call)
         }
     } else {
         out->server[push->server].sent_pages += n;
+        tell_later_locked(r, push, 0, push->mask);
     }
     memx_changed_locked(r);
     g_mutex_unlock(&r->lock);
@@ -348,6 +344,19 @@ bool memx_out_needs_room(MemxRegion *r)
     return yes;
 }
 
+/* A server that refused may have copies that nobody counts, see above.  Not
+ * sooner: a trim for each refusal would give hope to each next one. */
+static void trim_refused_locked(MemxRegion *r)
+{
+    MemxPageTable *t = &r->table;
+
+    for (uint32_t c = 0; r->out->refused && c < t->n_chunks; c++) {
+        if (t->chunk[c].server != MEMX_SERVER_NONE) {
+            memx_trim_set(t, c);
+        }
+    }
+}
+
 /* The end of a split that was cancelled. */
 static bool ended(MemxRegion *r)
 {
@@ -357,6 +366,7 @@ static bool ended(MemxRegion *r)
     g_mutex_lock(&r->lock);
     if (r->out && r->out->ending && !r->out->pushed_pages &&
         !r->out->beginning) {
+        trim_refused_locked(r);
         out = r->out;
         r->out = NULL;
         memx_changed_locked(r);

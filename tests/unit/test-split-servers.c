@@ -11,6 +11,7 @@
 #define SIZE (32 * MIB)
 #define CHUNK (MIB / 2)
 #define DEADLINE_US (60 * G_USEC_PER_SEC)
+#define HOLDS_NOTHING "\"held_bytes\" : 0"
 
 static void servers_new(ServerProcess **servers)
 {
@@ -410,6 +411,79 @@ static void test_moves_after_loss(void)
     servers_free(servers);
 }
 
+/* TCP; each STORE is refused, though the server has done it. */
+static MemxTransport refusing;
+static int refused;             /* atomic */
+
+static MemxChannel *connect_refusing(const char *host, const char *port,
+                                     int timeout_ms, int cancel_fd,
+                                     GError **error)
+{
+    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
+                                                      cancel_fd, error);
+
+    if (channel) {
+        channel->transport = &refusing;
+    }
+    return channel;
+}
+
+static MemxCall *progress_refusing(MemxChannel *channel)
+{
+    MemxCall *call = memx_transport_tcp.progress(channel);
+
+    if (call && !call->status && call->request.opcode == MEMX_OP_STORE) {
+        call->reply.error = MEMX_ERR_FULL;
+        g_atomic_int_inc(&refused);
+    }
+    return call;
+}
+
+/* A server that refuses has something of what it refused.  That ends the split,
+ * and then it has nothing. */
+static void test_refused_leaves_nothing(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    const char *address[] = { server_process_address(server), NULL };
+    g_autofree char *status = NULL;
+    g_autoptr(GError) error = NULL;
+    MemxOptions o = MEMX_OPTIONS_INIT;
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    Move m = { 0 };
+
+    refusing = memx_transport_tcp;
+    refusing.connect = connect_refusing;
+    refusing.progress = progress_refusing;
+    o.base = move_map(SIZE);
+    o.size_bytes = SIZE;
+    o.local_bytes = SIZE;
+    o.chunk_bytes = CHUNK;
+    o.servers = address;
+    m.source = memx_region_new_over(&o, &refusing, &error);
+    g_assert_no_error(error);
+    m.vm = vm_new(o.base, SIZE, 1);
+    m.main_bytes = SIZE / 2;
+    vm_fill(m.vm, 1);
+    move_begin(&m);
+    while (memx_split_check(m.source, NULL)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        move_pass(&m);
+        memx_split_wait(m.source, 10);
+    }
+    g_assert_false(memx_split_check(m.source, &error));
+    g_assert_nonnull(strstr(error->message, "is full"));
+    g_assert_cmpint(g_atomic_int_get(&refused), >, 0);
+    status = server_process_memxctl(server, "status", "--json");
+    g_assert_null(strstr(status, HOLDS_NOTHING));
+    memx_split_cancel(m.source);
+    g_clear_pointer(&m.arrival, memx_arrival_free);
+    server_process_await_status(server, HOLDS_NOTHING);
+    vm_check(m.vm);
+    memx_region_free(m.source);
+    vm_free(m.vm);
+    server_process_free(server);
+}
+
 /* --- Reservations --- */
 
 /* What a server says of each space: one after the other. */
@@ -643,6 +717,8 @@ int main(int argc, char **argv)
     g_test_add_func("/split-servers/begins-amid-move",
                     test_begins_amid_move);
     g_test_add_func("/split-servers/moves-after-loss", test_moves_after_loss);
+    g_test_add_func("/split-servers/refused-leaves-nothing",
+                    test_refused_leaves_nothing);
     g_test_add_func("/split-servers/failed-reserves-nothing",
                     test_failed_reserves_nothing);
     g_test_add_func("/split-servers/cancelled-reserves-nothing",
