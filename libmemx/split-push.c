@@ -157,26 +157,20 @@ static void not_kept_locked(MemxRegion *r, const MemxPush *push, uint64_t mask)
     memx_set_group_locked(r, push->group, present, stored & ~gone);
 }
 
-/* What later pushes of the same group bring is, or isn't, there already. */
-static void tell_later_locked(MemxRegion *r, const MemxPush *push,
-                              uint64_t fresh, uint64_t kept)
+/* Pages that the server refused are not there: else they would look like
+ * copies that can be given up for room, again and again.  It may have some
+ * after all, older ones that a trim spared meanwhile, or by another push:
+ * these go when the split has ended. */
+static void refused_locked(MemxRegion *r, const MemxPush *push)
 {
     for (unsigned i = 0; i < MEMX_PUSHES; i++) {
         MemxPush *other = &r->out->push[push->server * MEMX_PUSHES + i];
 
         if (other->busy && other->group == push->group) {
-            other->fresh = (other->fresh | (fresh & other->mask)) & ~kept;
+            other->fresh |= push->fresh & other->mask;
         }
     }
-}
-
-/* Pages that the server refused are not there: else they would look like
- * copies that can be given up for room, again and again.  An older copy that
- * a trim spared meanwhile goes when the split has ended. */
-static void refused_locked(MemxRegion *r, const MemxPush *push)
-{
     r->out->refused = true;
-    tell_later_locked(r, push, push->fresh, 0);
     not_kept_locked(r, push, push->fresh);
 }
 
@@ -275,7 +269,6 @@ void memx_out_answered(MemxRegion *r, MemxCall *call)
         }
     } else {
         out->server[push->server].sent_pages += n;
-        tell_later_locked(r, push, 0, push->mask);
     }
     memx_changed_locked(r);
     g_mutex_unlock(&r->lock);
