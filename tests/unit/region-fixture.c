@@ -55,6 +55,19 @@ MemxRegion *region_fixture_new(const RegionFixture *f)
 }
 
 UNWATCHED
+MemxChannel *tcp_connect_for(const MemxTransport *transport, const char *host,
+                             const char *port, int timeout_ms, int cancel_fd,
+                             GError **error)
+{
+    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
+                                                      cancel_fd, error);
+
+    if (channel) {
+        channel->transport = transport;
+    }
+    return channel;
+}
+
 uint64_t pattern_word(uint64_t page, unsigned generation, unsigned word)
 {
     return generation ? (page * WORDS + word) * 0x9e3779b97f4a7c15ull +

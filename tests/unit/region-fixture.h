@@ -9,6 +9,7 @@
 #include <glib.h>
 #include "memx.h"
 #include "server-process.h"
+#include "transport.h"
 
 #define MIB (1ull << 20)
 #define PAGE_BYTES 4096ull
@@ -29,6 +30,12 @@ typedef struct RegionFixture {
 
 MemxRegion *region_fixture_try(const RegionFixture *fixture, GError **error);
 MemxRegion *region_fixture_new(const RegionFixture *fixture);
+
+/* connect() of a @transport that is TCP but for what a test puts in its
+ * place. */
+MemxChannel *tcp_connect_for(const MemxTransport *transport, const char *host,
+                             const char *port, int timeout_ms, int cancel_fd,
+                             GError **error);
 
 uint64_t pattern_word(uint64_t page, unsigned generation, unsigned word);
 /* Generation 0 is never-written: zeros.  Plain stores and loads only, so that

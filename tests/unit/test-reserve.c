@@ -30,13 +30,8 @@ static MemxChannel *connect_losing(const char *host, const char *port,
                                    int timeout_ms, int cancel_fd,
                                    GError **error)
 {
-    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
-                                                      cancel_fd, error);
-
-    if (channel) {
-        channel->transport = &losing;
-    }
-    return channel;
+    return tcp_connect_for(&losing, host, port, timeout_ms, cancel_fd,
+                           error);
 }
 
 static int submit_losing(MemxChannel *channel, MemxCall *call)

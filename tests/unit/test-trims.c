@@ -25,13 +25,8 @@ static MemxChannel *connect_breaking(const char *host, const char *port,
                                      int timeout_ms, int cancel_fd,
                                      GError **error)
 {
-    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
-                                                      cancel_fd, error);
-
-    if (channel) {
-        channel->transport = &breaking;
-    }
-    return channel;
+    return tcp_connect_for(&breaking, host, port, timeout_ms, cancel_fd,
+                           error);
 }
 
 static int submit_breaking(MemxChannel *channel, MemxCall *call)
@@ -208,13 +203,8 @@ static MemxChannel *connect_holding(const char *host, const char *port,
                                     int timeout_ms, int cancel_fd,
                                     GError **error)
 {
-    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
-                                                      cancel_fd, error);
-
-    if (channel) {
-        channel->transport = &holding;
-    }
-    return channel;
+    return tcp_connect_for(&holding, host, port, timeout_ms, cancel_fd,
+                           error);
 }
 
 static bool is_held(const MemxCall *call)
@@ -464,13 +454,10 @@ static MemxChannel *connect_refusing(const char *host, const char *port,
                                      int timeout_ms, int cancel_fd,
                                      GError **error)
 {
-    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
-                                                      cancel_fd, error);
+    bool other = strcmp(port, refusing_port);
 
-    if (channel && !strcmp(port, refusing_port)) {
-        channel->transport = &refusing;
-    }
-    return channel;
+    return tcp_connect_for(other ? &memx_transport_tcp : &refusing, host, port,
+                           timeout_ms, cancel_fd, error);
 }
 
 static MemxCall *progress_refusing(MemxChannel *channel)

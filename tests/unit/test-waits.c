@@ -26,13 +26,8 @@ static MemxChannel *connect_refusing(const char *host, const char *port,
                                      int timeout_ms, int cancel_fd,
                                      GError **error)
 {
-    MemxChannel *channel = memx_transport_tcp.connect(host, port, timeout_ms,
-                                                      cancel_fd, error);
-
-    if (channel) {
-        channel->transport = g_strcmp0(port, full_port) ? &refusing : &filling;
-    }
-    return channel;
+    return tcp_connect_for(g_strcmp0(port, full_port) ? &refusing : &filling,
+                           host, port, timeout_ms, cancel_fd, error);
 }
 
 static MemxCall *progress_refusing(MemxChannel *channel)
