@@ -6,20 +6,30 @@ misplaced pages apart: the tests that rely on it can fail."""
 import os
 import re
 import signal
+import sys
 
 from memxlib import e2e
 from memxlib.process import Child
-from memxlib.wait import check, wait_until
+from memxlib.wait import Failure, check, wait_until
 
 PAGE = 4096
 PAGES = 8192
 
 
-def largest_mapping(pid):
+def find_pages(pid, memory):
+    """Where its page 0 is.  The largest mapping holds the pages, and more
+    where the kernel has merged it with a neighbour: the pages say which
+    they are."""
     with open(f"/proc/{pid}/maps", encoding="ascii") as maps:
         spans = [re.match(r"(\w+)-(\w+) rw", line) for line in maps]
     spans = [[int(x, 16) for x in m.groups()] for m in spans if m]
-    return max(spans, key=lambda span: span[1] - span[0])[0]
+    start, end = max(spans, key=lambda span: span[1] - span[0])
+    for base in range(start, end - PAGES * PAGE + 1, PAGE):
+        words = [os.pread(memory.fileno(), 8, base + page * PAGE)
+                 for page in (1, PAGES - 1)]
+        if [int.from_bytes(w, sys.byteorder) for w in words] == [1, PAGES - 1]:
+            return base
+    raise Failure(f"no {PAGES} pages at {start:x}-{end:x}")
 
 
 class Victim:
@@ -34,9 +44,9 @@ class Victim:
         t.cleanup(self.child.end)
         self.child.wait_output("^progress .* rewritten=[1-9]")
         self.child.pause()
-        self.base = largest_mapping(self.child.pid)
         self.memory = open(f"/proc/{self.child.pid}/mem", "r+b", buffering=0)
         t.cleanup(self.memory.close)
+        self.base = find_pages(self.child.pid, self.memory)
 
     def read(self, page):
         return os.pread(self.memory.fileno(), PAGE, self.base + page * PAGE)
