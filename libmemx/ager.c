@@ -48,12 +48,14 @@ struct MemxAger {
     int paused;                         /* atomic */
     int asked;                          /* atomic; a MemxAsked */
     GMutex away;                        /* held while pages are taken away */
+    int share_percent;                  /* atomic; of each thread */
     atomic_uint_fast64_t next_slice;    /* to be taken, in this pass */
 
     GMutex lock;                        /* a leaf; protects what follows */
     bool adapts;
     uint64_t period_ns;
     unsigned cpu_percent;
+    unsigned n_threads;                 /* of the pass */
     MemxFound found;                    /* of the pass, by threads that ended */
     uint64_t pass_cpu_ns, pass_faults;
     uint64_t pass_others_ns;            /* see memx_pace_spent() */
@@ -62,8 +64,6 @@ struct MemxAger {
 
     /* The ager thread's; constant during a pass. */
     bool armed;                         /* the tracker's answers mean something */
-    unsigned n_threads;
-    uint64_t share_percent;             /* of each */
     uint64_t dwell_ns;
     unsigned arm_pages;
     uint64_t slices_wanted;             /* in the last pass */
@@ -75,9 +75,11 @@ struct MemxAger {
 /* A thread's part of a pass. */
 struct MemxPace {
     MemxAger *ager;
-    uint64_t start_ns;
     uint64_t cpu_ns;                    /* of the thread, at the start */
     uint64_t charged_ns;                /* of the guest, by the tracker */
+    uint64_t settled_ns;                /* of both: due_ns accounts for them */
+    uint64_t due_ns;                    /* when it may go on */
+    uint64_t share_percent;             /* that due_ns is reckoned with */
     uint64_t others_ns;                 /* of the kernel's thread for it */
 };
 
@@ -112,22 +114,15 @@ static bool hurried(MemxAger *a)
     return stopping(a) || g_atomic_int_get(&a->paused) || is_asked(a);
 }
 
-/* Sleeps, but not when it is to stop or to pause; then the bell stays rung. */
+/* Sleeps so long or less.  When it is to stop or to pause the bell stays
+ * rung. */
 static void nap(MemxAger *a, uint64_t ns)
 {
-    uint64_t end = now_ns(CLOCK_MONOTONIC) + ns;
+    struct pollfd pfd = { .fd = a->worker.wake_fd, .events = POLLIN };
 
-    while (!hurried(a)) {
-        uint64_t now = now_ns(CLOCK_MONOTONIC);
-        struct pollfd pfd = { .fd = a->worker.wake_fd, .events = POLLIN };
-
-        if (now >= end) {
-            return;
-        }
-        poll(&pfd, 1, (MIN(end - now, NAP_NS) + MS - 1) / MS);
-        if (pfd.revents && !hurried(a)) {
-            memx_worker_silence(&a->worker);
-        }
+    poll(&pfd, 1, (MIN(ns, NAP_NS) + MS - 1) / MS);
+    if (pfd.revents && !hurried(a)) {
+        memx_worker_silence(&a->worker);
     }
 }
 
@@ -136,13 +131,29 @@ static uint64_t used_ns(const MemxPace *pace)
     return now_ns(CLOCK_THREAD_CPUTIME_ID) - pace->cpu_ns;
 }
 
-uint64_t memx_pace_ns(const MemxPace *pace)
+/* What is still to be waited for takes as long as it would have with the new
+ * share, what was waited for is done with. */
+static void renew_share(MemxPace *pace, uint64_t now)
 {
-    uint64_t due = pace->start_ns + (used_ns(pace) + pace->charged_ns) * 100 /
-                                    pace->ager->share_percent;
+    uint64_t percent = g_atomic_int_get(&pace->ager->share_percent);
+
+    if (percent != pace->share_percent && pace->due_ns > now) {
+        pace->due_ns = now + (pace->due_ns - now) * pace->share_percent /
+                             percent;
+    }
+    pace->share_percent = percent;
+}
+
+uint64_t memx_pace_ns(MemxPace *pace)
+{
+    uint64_t used = used_ns(pace) + pace->charged_ns;
     uint64_t now = now_ns(CLOCK_MONOTONIC);
 
-    return due > now + MS && !hurried(pace->ager) ? due - now : 0;
+    renew_share(pace, now);
+    pace->due_ns += (used - pace->settled_ns) * 100 / pace->share_percent;
+    pace->settled_ns = used;
+    return pace->due_ns > now + MS && !hurried(pace->ager)
+           ? pace->due_ns - now : 0;
 }
 
 void memx_pace_charge(MemxPace *pace, uint64_t ns)
@@ -164,11 +175,11 @@ void memx_pace_trouble(MemxPace *pace, const char *reason)
     g_mutex_unlock(&a->lock);
 }
 
-void memx_pace(const MemxPace *pace)
+void memx_pace(MemxPace *pace)
 {
-    uint64_t ns = memx_pace_ns(pace);
+    uint64_t ns;
 
-    if (ns) {
+    while ((ns = memx_pace_ns(pace))) {
         nap(pace->ager, ns);
     }
 }
@@ -257,7 +268,9 @@ static void *take_slices(void *opaque)
     MemxFound found = { 0 };
     uint64_t n = a->end_slice[a->n_ranges - 1], faults = 0, index;
     MemxPace pace = {
-        a, now_ns(CLOCK_MONOTONIC), now_ns(CLOCK_THREAD_CPUTIME_ID), 0, 0,
+        .ager = a, .cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID),
+        .due_ns = now_ns(CLOCK_MONOTONIC),
+        .share_percent = g_atomic_int_get(&a->share_percent),
     };
 
     while (!stopping(a) && (index = atomic_fetch_add(&a->next_slice, 1)) < n) {
@@ -279,32 +292,42 @@ static void *take_slices(void *opaque)
     return NULL;
 }
 
+/* With the lock held: of a CPU, in this pass. */
+static unsigned pass_percent(const MemxAger *a)
+{
+    return out_of_turn(a) ? MAX(a->cpu_percent, ASKED_PERCENT)
+                          : a->cpu_percent;
+}
+
+/* The same. */
+static void share_out(MemxAger *a)
+{
+    g_atomic_int_set(&a->share_percent,
+                     CLAMP(pass_percent(a) / MAX(a->n_threads, 1), 1, 100));
+}
+
 static void run_threads(MemxAger *a)
 {
-    uint64_t n = a->end_slice[a->n_ranges - 1];
+    uint64_t n = a->end_slice[a->n_ranges - 1], period;
     GThread *thread[THREADS_MAX];
-    unsigned percent, n_threads;
-    uint64_t period;
+    unsigned n_threads;
 
     g_mutex_lock(&a->lock);
-    percent = a->cpu_percent;
     period = a->period_ns;
     if (out_of_turn(a)) {
         period = MIN(period, ASKED_PERIOD_NS);
     }
     a->dwell_ns = period * 9 / 10 / MAX(a->slices_wanted, 1);
-    a->arm_pages = CLAMP(period / 100 * percent / fault_ns(a) /
+    a->arm_pages = CLAMP(period / 100 * a->cpu_percent / fault_ns(a) /
                          MAX(a->found.touched_groups, 1), ARM_MIN,
                          MEMX_GROUP_PAGES);
-    if (out_of_turn(a)) {
-        percent = MAX(percent, ASKED_PERCENT);
-    }
     memset(&a->found, 0, sizeof(a->found));
     a->pass_cpu_ns = a->pass_others_ns = a->pass_faults = 0;
-    g_mutex_unlock(&a->lock);
-    n_threads = MIN((percent + 99) / 100, n / SLICES_EACH + 1);
+    n_threads = MIN((pass_percent(a) + 99) / 100, n / SLICES_EACH + 1);
     n_threads = a->ops && a->ops->serial ? 1 : MIN(n_threads, THREADS_MAX);
-    a->share_percent = MAX(1, MIN(percent / n_threads, 100));
+    a->n_threads = n_threads;
+    share_out(a);
+    g_mutex_unlock(&a->lock);
     atomic_store(&a->next_slice, 0);
     atomic_store(&a->slices_now, 0);
     g_atomic_int_set(&a->cut, 0);
@@ -582,6 +605,7 @@ void memx_ager_set(MemxAger *a, unsigned period_ms, unsigned cpu_percent)
         a->period_ns = MEMX_PERIOD_DEFAULT_NS;
     }
     a->cpu_percent = cpu_percent;
+    share_out(a);
     g_mutex_unlock(&a->lock);
     if (a->worker.thread) {
         memx_worker_ring(&a->worker);

@@ -116,9 +116,9 @@ bool memx_tracker_check(unsigned period_ms, unsigned cpu_percent,
  * trackers now and then, so that they work in small portions: on the CPU where
  * this runs somebody else waits.
  */
-void memx_pace(const MemxPace *pace);
+void memx_pace(MemxPace *pace);
 /* How long that would be, for one who has something to wait for meanwhile. */
-uint64_t memx_pace_ns(const MemxPace *pace);
+uint64_t memx_pace_ns(MemxPace *pace);
 /* What it cost others counts as its own. */
 void memx_pace_charge(MemxPace *pace, uint64_t ns);
 

@@ -143,6 +143,110 @@ static void test_threads_two(void)
     slices_pass(200, 2);
 }
 
+/* --- its share of a CPU changes ---------------------------------------- */
+
+#define SECOND_NS 1000000000ull
+
+typedef struct Shared {
+    MemxAger *ager;
+    uint64_t charge_ns;     /* in the first pass */
+    int charged;            /* atomic */
+    bool changes;           /* while its slice is looked at */
+} Shared;
+
+/* What it owes takes as long as the share that it has now demands. */
+static void change_share(Shared *s, MemxPace *pace)
+{
+    uint64_t owed = s->charge_ns;
+
+    g_assert_cmpuint(memx_pace_ns(pace), >, owed * 90);
+    memx_ager_set(s->ager, 100, 100);
+    g_assert_cmpuint(memx_pace_ns(pace), <, owed * 2);
+    memx_ager_set(s->ager, 100, 1);
+    g_assert_cmpuint(memx_pace_ns(pace), >, owed * 2);
+    memx_ager_pause(s->ager, true); /* it doesn't wait */
+    g_assert_cmpuint(memx_pace_ns(pace), ==, 0);
+}
+
+static void shared_harvest(void *opaque, MemxSlice *slice, int wake_fd,
+                           uint64_t dwell_ns)
+{
+    Shared *s = opaque;
+
+    if (g_atomic_int_get(&s->charged)) {
+        return;
+    }
+    memx_pace_charge(slice->pace, s->charge_ns);
+    if (s->changes) {
+        change_share(s, slice->pace);
+    }
+    g_atomic_int_set(&s->charged, 1);
+}
+
+static bool shared_want(void *opaque, MemxSlice *slice)
+{
+    slice->wanted[0] = 1;
+    return true;
+}
+
+static void shared_age(void *opaque, const MemxSlice *slice, bool looked,
+                       MemxFound *found)
+{
+}
+
+static MemxAger *shared_new(Shared *s)
+{
+    static const MemxTrackerOps ops = {
+        .kind = MEMX_TRACKER_IDLE, .regions = true,
+        .harvest = shared_harvest, .close = slices_close,
+    };
+    static const MemxAgerClient client = {
+        slices_begin, shared_want, shared_age, slices_turnover,
+    };
+    MemxRange range = { (void *)(uintptr_t)(64 * GIB), MIB };
+    MemxWatch watch = { .range = &range, .n_ranges = 1, .uffd = -1 };
+    MemxTrackerOptions o = { .period_ms = 100, .cpu_percent = 1 };
+    g_autoptr(GError) error = NULL;
+
+    s->ager = memx_ager_new(&watch, &ops, s, g_strdup("a test"), MIB, &o,
+                            &client, s, &error);
+    g_assert_no_error(error);
+    return s->ager;
+}
+
+static void test_share_changes(void)
+{
+    Shared s = { .charge_ns = 10 * SECOND_NS, .changes = true };
+    MemxAger *ager = shared_new(&s);
+
+    memx_ager_pass(ager);
+    g_assert_true(s.charged);
+    memx_ager_free(ager);
+}
+
+/* At 1 % this would take longer than we wait. */
+static void test_share_raised_asleep(void)
+{
+    Shared s = { .charge_ns = 2500 * SECOND_NS / 1000 };
+    gint64 end = g_get_monotonic_time() + DEADLINE_US;
+    g_autoptr(GError) error = NULL;
+    MemxTrackerStats stats;
+    MemxAger *ager = shared_new(&s);
+
+    g_assert_true(memx_ager_start(ager, &error));
+    while (!g_atomic_int_get(&s.charged)) {
+        g_usleep(POLL_US);
+    }
+    g_usleep(100 * POLL_US); /* it sleeps */
+    memx_ager_set(ager, 100, 1600);
+    do {
+        g_assert_cmpint(g_get_monotonic_time(), <, end);
+        g_usleep(POLL_US);
+        memx_ager_stats(ager, &stats);
+    } while (!stats.periods);
+    memx_ager_free(ager);
+}
+
 /* --- a region ---------------------------------------------------------- */
 
 #define LARGE (4 * GIB) /* 64 slices */
@@ -372,6 +476,8 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/ageing/threads/one", test_threads_one);
     g_test_add_func("/ageing/threads/two", test_threads_two);
+    g_test_add_func("/ageing/share/changes", test_share_changes);
+    g_test_add_func("/ageing/share/raised-asleep", test_share_raised_asleep);
     add_parallel(MEMX_TRACKER_OFF);
     add_parallel(MEMX_TRACKER_RWP);
     add_parallel(MEMX_TRACKER_IDLE);
