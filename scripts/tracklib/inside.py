@@ -39,7 +39,7 @@ SAMPLED_SECONDS = 1.5           # longer than the sampler keeps anything away
 CPU_PERCENT = {"sample": 2}
 CPU_PERCENT_OTHERS = 100
 PRICE_CHUNKS = 64               # one page of each
-COST_PERIODS = 2                # at least
+COST_PERIODS = 10               # at least
 WORK_AT = plan.LOW_MIB << 20
 FRESH_AT = WORK_AT - (plan.FRESH_MIB << 20)
 
