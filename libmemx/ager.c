@@ -11,6 +11,7 @@
 #include "urgent.h"
 
 #define MS 1000000ull
+#define SHARE_ALL 10000u                /* of a CPU: all of it */
 #define PERIOD_MIN_NS (250 * MS)
 #define PERIOD_MAX_NS (20000 * MS)
 #define PERIOD_LAST_NS (3600000 * MS)   /* for its cost's sake */
@@ -48,7 +49,7 @@ struct MemxAger {
     int paused;                         /* atomic */
     int asked;                          /* atomic; a MemxAsked */
     GMutex away;                        /* held while pages are taken away */
-    int share_percent;                  /* atomic; of each thread */
+    int share;                          /* atomic; of each thread, of SHARE_ALL */
     atomic_uint_fast64_t next_slice;    /* to be taken, in this pass */
 
     GMutex lock;                        /* a leaf; protects what follows */
@@ -79,7 +80,7 @@ struct MemxPace {
     uint64_t charged_ns;                /* of the guest, by the tracker */
     uint64_t settled_ns;                /* of both: due_ns accounts for them */
     uint64_t due_ns;                    /* when it may go on */
-    uint64_t share_percent;             /* that due_ns is reckoned with */
+    uint64_t share;                     /* that due_ns is reckoned with */
     uint64_t others_ns;                 /* of the kernel's thread for it */
 };
 
@@ -135,25 +136,31 @@ static uint64_t used_ns(const MemxPace *pace)
  * share, what was waited for is done with. */
 static void renew_share(MemxPace *pace, uint64_t now)
 {
-    uint64_t percent = g_atomic_int_get(&pace->ager->share_percent);
+    uint64_t share = g_atomic_int_get(&pace->ager->share);
 
-    if (percent != pace->share_percent && pace->due_ns > now) {
-        pace->due_ns = now + (pace->due_ns - now) * pace->share_percent /
-                             percent;
+    if (share != pace->share && pace->due_ns > now) {
+        pace->due_ns = now + (pace->due_ns - now) * pace->share / share;
     }
-    pace->share_percent = percent;
+    pace->share = share;
+}
+
+uint64_t memx_pace_left_ns(MemxPace *pace)
+{
+    uint64_t now = now_ns(CLOCK_MONOTONIC);
+
+    renew_share(pace, now);
+    return pace->due_ns > now + MS && !hurried(pace->ager)
+           ? pace->due_ns - now : 0;
 }
 
 uint64_t memx_pace_ns(MemxPace *pace)
 {
     uint64_t used = used_ns(pace) + pace->charged_ns;
-    uint64_t now = now_ns(CLOCK_MONOTONIC);
 
-    renew_share(pace, now);
-    pace->due_ns += (used - pace->settled_ns) * 100 / pace->share_percent;
+    renew_share(pace, now_ns(CLOCK_MONOTONIC));
+    pace->due_ns += (used - pace->settled_ns) * SHARE_ALL / pace->share;
     pace->settled_ns = used;
-    return pace->due_ns > now + MS && !hurried(pace->ager)
-           ? pace->due_ns - now : 0;
+    return memx_pace_left_ns(pace);
 }
 
 void memx_pace_charge(MemxPace *pace, uint64_t ns)
@@ -177,10 +184,11 @@ void memx_pace_trouble(MemxPace *pace, const char *reason)
 
 void memx_pace(MemxPace *pace)
 {
-    uint64_t ns;
+    uint64_t ns = memx_pace_ns(pace);
 
-    while ((ns = memx_pace_ns(pace))) {
+    while (ns) {
         nap(pace->ager, ns);
+        ns = memx_pace_left_ns(pace);
     }
 }
 
@@ -226,6 +234,9 @@ static bool harvest(MemxAger *a, MemxSlice *slice)
     if (a->ops->waits) {
         g_mutex_lock(&a->away);
     }
+    if (a->ops->waits && !hurried(a)) {
+        memx_worker_silence(&a->worker); /* rung for something else */
+    }
     yes = !hurried(a);
     if (yes) {
         a->ops->harvest(a->tracker, slice, a->worker.wake_fd, a->dwell_ns);
@@ -270,7 +281,7 @@ static void *take_slices(void *opaque)
     MemxPace pace = {
         .ager = a, .cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID),
         .due_ns = now_ns(CLOCK_MONOTONIC),
-        .share_percent = g_atomic_int_get(&a->share_percent),
+        .share = g_atomic_int_get(&a->share),
     };
 
     while (!stopping(a) && (index = atomic_fetch_add(&a->next_slice, 1)) < n) {
@@ -302,8 +313,8 @@ static unsigned pass_percent(const MemxAger *a)
 /* The same. */
 static void share_out(MemxAger *a)
 {
-    g_atomic_int_set(&a->share_percent,
-                     CLAMP(pass_percent(a) / MAX(a->n_threads, 1), 1, 100));
+    g_atomic_int_set(&a->share, MIN(pass_percent(a) * SHARE_ALL / 100 /
+                                    MAX(a->n_threads, 1), SHARE_ALL));
 }
 
 static void run_threads(MemxAger *a)

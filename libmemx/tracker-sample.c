@@ -482,8 +482,10 @@ static void rest(Sample *t, MemxSlice *slice, int wake_fd)
     if (t->n_windows) {
         attend(t, slice, wake_fd, 0);
     }
-    while ((ns = memx_pace_ns(slice->pace)) && !stand_still(t->region)) {
-        attend(t, slice, wake_fd, ns / 1000000);
+    ns = memx_pace_ns(slice->pace);
+    while (ns && !stand_still(t->region)) {
+        attend(t, slice, wake_fd, (ns + 999999) / 1000000);
+        ns = memx_pace_left_ns(slice->pace);
     }
 }
 

@@ -117,8 +117,11 @@ bool memx_tracker_check(unsigned period_ms, unsigned cpu_percent,
  * this runs somebody else waits.
  */
 void memx_pace(MemxPace *pace);
-/* How long that would be, for one who has something to wait for meanwhile. */
+/* How long that would be, for one who has something to wait for meanwhile;
+ * and how much of it is left.  What waiting costs is reckoned the next time:
+ * else one who can't wait cheaply would never end. */
 uint64_t memx_pace_ns(MemxPace *pace);
+uint64_t memx_pace_left_ns(MemxPace *pace);
 /* What it cost others counts as its own. */
 void memx_pace_charge(MemxPace *pace, uint64_t ns);
 
