@@ -14,6 +14,23 @@
 
 /* --- the ager by itself ------------------------------------------------ */
 
+/* Of a tracker and a client that a test provides, over memory that nobody
+ * touches. */
+static MemxAger *ager_new(const MemxTrackerOps *ops,
+                          const MemxAgerClient *client, void *opaque,
+                          uint64_t bytes, unsigned cpu_percent)
+{
+    MemxRange range = { (void *)(uintptr_t)(64 * GIB), bytes };
+    MemxWatch watch = { .range = &range, .n_ranges = 1, .uffd = -1 };
+    MemxTrackerOptions o = { .period_ms = 100, .cpu_percent = cpu_percent };
+    g_autoptr(GError) error = NULL;
+    MemxAger *ager = memx_ager_new(&watch, ops, opaque, g_strdup("a test"),
+                                   MIB, &o, client, opaque, &error);
+
+    g_assert_no_error(error);
+    return ager;
+}
+
 #define SLICES 65       /* from 64 on they are worth a second thread */
 #define BYTES ((SLICES - 1) * 64 * MIB + 3 * PAGE_BYTES)
 
@@ -103,16 +120,10 @@ static void slices_pass(unsigned cpu_percent, unsigned threads)
     static const MemxAgerClient client = {
         slices_begin, slices_want, slices_age, slices_turnover,
     };
-    MemxRange range = { (void *)(uintptr_t)(64 * GIB), BYTES };
-    MemxWatch watch = { .range = &range, .n_ranges = 1, .uffd = -1 };
-    MemxTrackerOptions o = { .period_ms = 100, .cpu_percent = cpu_percent };
-    g_autoptr(GError) error = NULL;
     Slices s = { .together = threads };
     MemxTrackerStats stats;
-    MemxAger *ager = memx_ager_new(&watch, &ops, NULL, g_strdup("a test"),
-                                   MIB, &o, &client, &s, &error);
+    MemxAger *ager = ager_new(&ops, &client, &s, BYTES, cpu_percent);
 
-    g_assert_no_error(error);
     for (unsigned pass = 0; pass < 3; pass++) {
         s.n_threads = 0; /* the second one is new each time */
         memx_ager_pass(ager);
@@ -226,14 +237,8 @@ static MemxAger *shared_new(Shared *s)
     static const MemxAgerClient client = {
         slices_begin, shared_want, shared_age, slices_turnover,
     };
-    MemxRange range = { (void *)(uintptr_t)(64 * GIB), MIB };
-    MemxWatch watch = { .range = &range, .n_ranges = 1, .uffd = -1 };
-    MemxTrackerOptions o = { .period_ms = 100, .cpu_percent = 1 };
-    g_autoptr(GError) error = NULL;
 
-    s->ager = memx_ager_new(&watch, &ops, s, g_strdup("a test"), MIB, &o,
-                            &client, s, &error);
-    g_assert_no_error(error);
+    s->ager = ager_new(&ops, &client, s, MIB, 1);
     return s->ager;
 }
 
