@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs a script in virtual hosts that have real KVM.
 
-  scripts/lab run [--kernel 6.12|7.3|idle] [--hosts N] [--memory MIB]
+  scripts/lab run [--kernel 6.12|7.3|idle|idle-7.3] [--hosts N] [--memory MIB]
                   [--cpus N] [--scratch DIR] [--timeout SECONDS]
                   SCRIPT [ARGUMENT...]
 
@@ -373,7 +373,7 @@ def parse():
     parser = argparse.ArgumentParser(
         prog="scripts/lab run", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernel", choices=("6.12", "7.3", "idle"),
+    parser.add_argument("--kernel", choices=("6.12", "7.3", "idle", "idle-7.3"),
                         default=os.environ.get("MEMX_LAB_KERNEL", "7.3"),
                         help="default: $MEMX_LAB_KERNEL or 7.3")
     parser.add_argument("--hosts", type=int, default=1, metavar="N")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# kernels: 7.3 6.12 idle
+# kernels: 7.3 6.12 idle idle-7.3
 # timeout: 3600
 # slow: a quarter of an hour for each kernel, in an emulated host
 """The trackers that this kernel has, and most machines' kernels lack: their
@@ -16,9 +16,12 @@ from memxlib import lab
 
 SECONDS = 3540
 TEST_SECONDS = 480      # their own deadlines are shorter
-OWN = {"7.3": ("rwp", "damon"), "6.12": ("damon",), "idle": ("idle", "damon")}
+OWN = {"7.3": ("rwp", "damon"), "6.12": ("damon",), "idle": ("idle", "damon"),
+       "idle-7.3": ("idle", "rwp")}
 BY_OTHER_NAMES = {"rwp": ("object-bounded",), "idle": ("idle-helper",)}
 PROGRAMS = ("test-tracker", "test-tracker-look", "test-ageing")
+# Needs Linux 6.18: memory that pages, in huge pages.
+HUGE_PROGRAMS = {"idle-7.3": ("test-huge",)}
 lab.inside(memory_mib=3072, seconds=SECONDS)
 
 MEMX = os.path.join(lab.TOP, "build/memx")
@@ -56,10 +59,11 @@ def run(program, path):
 
 
 def main():
+    kernel = os.environ["LAB_KERNEL"]
     tests = [(os.path.join(MEMX, "tests/unit", name), path)
-             for name in PROGRAMS
+             for name in PROGRAMS + HUGE_PROGRAMS.get(kernel, ())
              for path in paths(os.path.join(MEMX, "tests/unit", name),
-                               OWN[os.environ["LAB_KERNEL"]])]
+                               OWN[kernel])]
     failed = 0
     print(f"1..{len(tests)}", flush=True)
     for number, (program, path) in enumerate(tests, 1):
