@@ -46,7 +46,7 @@ SCENARIOS = {
     "kv": ("kv", "one", False, ["ideal", "split", "no-history", "swap"]),
     "kv-over": ("kv-over", "one", False, ["ideal", "split", "swap"]),
     "kv-paced": ("kv-paced", "one", False, ["ideal", "split", "swap"]),
-    "kv-beside": ("kv", "one", False, ["beside"]),
+    "kv-beside": ("kv", "one", False, ["ideal-beside", "split-beside"]),
 }
 QUICK = ["idle-small", "idle-small-multi", "sort", "kv", "kv-over",
          "kv-beside"]
@@ -161,9 +161,10 @@ def measure(test, args, large_mib, say, runs):
 
 
 def made(args, lab, size, load, mode, repetition):
-    if mode == "beside":
-        return Beside(*(made(args, lab, size, load, of, repetition)
-                        for of in ("ideal", "split")), args.after)
+    if mode.endswith("-beside"):
+        of = ["ideal", mode.removesuffix("-beside")]
+        return Beside(*(Run(args, lab, size, load, one, f"{repetition}-{i}")
+                        for i, one in enumerate(of)), args.after)
     return Run(args, lab, size, load, mode, repetition)
 
 

@@ -1,97 +1,63 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The key-value store after a plain and after a split migration, at the same
-time.
+time and on the same CPU.
 
-What a host does for others comes and goes within minutes, and a VM's speed
-with it: runs after one another differ by a fifth where nothing else changed.
-So both VMs migrate, and then run side by side, each on one half of the CPUs.
-They change places again and again; of two turns in a row the geometric mean
-of the ratios has neither the places' difference nor what slowed both.
+What a host does for others comes and goes within seconds, and a VM's speed
+with it: runs after one another differ by a fifth where nothing else changed,
+and so do CPUs beside each other.  So one VM has moved already when the other
+one does, and their vCPUs share one CPU, to which the kernel gives both the
+same time, some milliseconds in turn; all else that works for them has the
+others.  What slows that CPU slows both.
+
+While a vCPU waits for a page the other one has the CPU: such a wait counts
+twice, in what the one hasn't done and in what the other one has.
 """
 
 import contextlib
-import math
 import os
-import statistics
 import time
 
 from memxlib.wait import check
 
 from .run import fetched_pages
 
-TURN_S = 3
-SETTLE_S = 0.5      # at a turn's start, not counted
-
-
-def halves():
-    cpus = sorted(os.sched_getaffinity(0))
-    middle = len(cpus) // 2
-    return set(cpus[:middle]), set(cpus[middle:])
-
-
-def pin(vm, cpus):
-    """All threads; those that come to be inherit it."""
-    check(vm.process.running, "QEMU has ended")
-    for thread in os.listdir(f"/proc/{vm.process.pid}/task"):
-        try:
-            os.sched_setaffinity(int(thread), cpus)
-        except ProcessLookupError:
-            pass
-
 
 class Beside:
-    """An ideal and a split run of the same load, and what comes after."""
+    """A plain migration, and beside it one of the same load that is split,
+    or plain, too: then what is found is the error of looking this way."""
 
-    def __init__(self, ideal, split, seconds):
-        self._runs = [ideal, split]
+    def __init__(self, ideal, other, seconds):
+        self._runs = [ideal, other]
         self._seconds = seconds
-        self.what = {**split.what, "mode": "beside"}
+        self.what = {**other.what, "mode": f"{other.mode}-beside"}
 
     def measure(self, outer):
-        check(all(halves()), "two CPUs are needed, one for each VM")
+        cpus = sorted(os.sched_getaffinity(0))
+        check(len(cpus) > 1, "two CPUs are needed, one for both vCPUs and "
+                             "one for all else")
         with contextlib.ExitStack() as stack:
-            vms = []
+            stack.callback(os.sched_setaffinity, 0, cpus)
+            os.sched_setaffinity(0, cpus[1:])
             for run in self._runs:
+                run.vcpus_on = {cpus[0]}
                 test = stack.enter_context(contextlib.closing(
                     outer.inner(f"beside-{run.name}")))
-                vms.append(run.arrive(test))
-            before = fetched_pages(vms[1].backend())
-            turns = self._turns(vms)
-            after = vms[1].backend()
-        return {**self.what, **losses([turns]), "turns": turns,
-                "memx_after": after, "fetched_before": before,
-                "fetched_meanwhile": fetched_pages(after) - before}
+                vm, switched = run.arrive(test)
+            time.sleep(max(0, switched + self._seconds + 1
+                           - time.monotonic()))
+            return {**self.what, **self._result(vm, switched)}
 
-    def _turns(self, vms):
-        """Pairs of operations a second (ideal, split), one for each turn."""
-        near, far = halves()
-        began = []
-        while len(began) * TURN_S < self._seconds or len(began) % 2:
-            for vm, cpus in zip(vms, (near, far)):
-                pin(vm, cpus)
-            began.append(time.monotonic())
-            time.sleep(TURN_S)
-            near, far = far, near
-        time.sleep(TURN_S)      # the guest tells what it has done
-        turns = [[run.load.rate(at + SETTLE_S, at + TURN_S)
-                  for run in self._runs] for at in began]
-        check(all(rate > 0 for turn in turns for rate in turn),
-              "a VM did nothing in one of its turns")
-        return turns
-
-
-def losses(turns):
-    """In percent, of each two turns in a row, of one run or of several:
-    their median, quartiles and the median's error."""
-    pairs = [100 * (1 - math.sqrt(s0 * s1 / (i0 * i1)))
-             for run in turns
-             for (i0, s0), (i1, s1) in zip(run[::2], run[1::2])]
-    quartiles = (statistics.quantiles(pairs, n=4, method="inclusive")
-                 if len(pairs) > 1 else pairs * 3)
-    # The median's standard error, of what is distributed about normally.
-    error = (1.25 * statistics.stdev(pairs) / math.sqrt(len(pairs))
-             if len(pairs) > 1 else None)
-    return {"loss_pct": round(statistics.median(pairs), 2),
-            "loss_quartiles_pct": [round(quartiles[0], 2),
-                                   round(quartiles[2], 2)],
-            "loss_error_pct": error and round(error, 2)}
+    def _result(self, vm, switched):
+        """beside: [seconds since the second VM ran at its destination,
+        operations in that second of the first one and of the second one]"""
+        first, second = (dict(run.load.per_second(switched))
+                         for run in self._runs)
+        both = sorted(first.keys() & second.keys())
+        check(all(first[at] for at in both if at >= 0),
+              "the VM that had moved before did nothing for a second")
+        result = {"beside": [(at, first[at], second[at]) for at in both]}
+        if self._runs[1].mode == "split":
+            backend = vm.backend()
+            result.update(memx_after=backend,
+                          fetched_pages=fetched_pages(backend))
+        return result

@@ -108,13 +108,14 @@ class KeyValue:
 
     LOCAL_SHARE = 5 / 6  # of half the memory, as 5 GB of 6 in the paper
     BEFORE_S = 12
+    SETUP_S = 3         # of a migration, at most: trackers look once more
 
     def __init__(self, size_mib, rate_bits_per_s):
         del rate_bits_per_s
         self._mib = int(size_mib / 2 * self.LOCAL_SHARE)
         self._other_mib = (size_mib - self._mib - GUEST_OWN_MIB
                            - size_mib // 16)
-        self._job = None
+        self._job = self._moving = None
 
     def prepare(self, guest):
         # The rest of the memory has been used, too, some time ago.
@@ -133,9 +134,11 @@ class KeyValue:
                                 f"{values} {operations}")
         self._job.wait_line("^filled", 300)
         time.sleep(self.BEFORE_S)
+        self._moving = time.monotonic()
 
     def moving(self, guest):
-        pass
+        del guest
+        self._moving = time.monotonic()
 
     def moved(self, guest):
         pass
@@ -143,7 +146,9 @@ class KeyValue:
     def result(self, switched, seconds):
         time.sleep(seconds)
         series = self.per_second(switched)
-        before = [ops for at, ops in series if -self.BEFORE_S < at < -1]
+        moving = self._moving - switched
+        before = [ops for at, ops in series
+                  if -self.BEFORE_S < at - moving < -self.SETUP_S]
         return {"kv_ops": series, "kv_mib": self._mib,
                 "kv_before": statistics.median(before) if before else None}
 
@@ -188,18 +193,18 @@ class KeyValueOver(KeyValue):
 
 
 class KeyValuePaced(KeyValue):
-    """With half of the operations a second that there can be: what a client
-    notices that doesn't ask for more than its server can do.  The first run
-    finds out how many; all have the same."""
+    """With a third of the operations a second that there can be just before:
+    what a client notices that doesn't ask for more than its server can do.
+    Not more, since a host's speed may fall to a half within a minute."""
 
-    SHARE = 0.5
+    SHARE = 1 / 3
     _operations = None
 
     def _load(self, guest, values):
         self._start(guest, values)
         now = time.monotonic()
-        rate = self.SHARE * self.rate(now - self.BEFORE_S + 1, now - 1)
-        KeyValuePaced._operations = self._operations or round(rate)
+        rate = self.rate(now - self.BEFORE_S + 1, now - 1)
+        self._operations = round(self.SHARE * rate)
         guest.run("killall kv-load")
         self._start(guest, values, self._operations)
 

@@ -9,7 +9,7 @@ PAPER = {"split, S-memV": [(-5, 100), (0, 34), (5, 99.4), (40, 99.4)]}
 COLOURS = {"ideal": "tab:green", "split": "tab:blue", "swap": "tab:red",
            "no-history": "tab:orange"}
 TITLES = {"kv": "working set fits the main host (5/6 of it)",
-          "kv-paced": "the same, half as many operations as there can be",
+          "kv-paced": "the same, a third of the operations that can be done",
           "kv-over": "working set 1.2 times the main host's memory"}
 
 
@@ -37,7 +37,8 @@ def plot(runs, path, subtitle):
             chosen = [run for run in runs
                       if run["load"] == load and run["mode"] == mode]
             for number, run in enumerate(chosen):
-                axis.plot(*zip(*[(at + 0.5, 100 * ops / normal)
+                whole = run.get("kv_pace", normal)
+                axis.plot(*zip(*[(at + 0.5, 100 * ops / whole)
                                  for at, ops in run["kv_ops"]]),
                           color=colour, alpha=0.9 if number == 0 else 0.35,
                           label=mode if number == 0 else None)

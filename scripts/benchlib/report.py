@@ -3,7 +3,7 @@
 
 import statistics
 
-from .figures import LIMITS
+from .figures import LIMITS, beside_loss_pct, beside_ratios
 
 COLUMNS = [  # heading, width, how
     ("transfer s", 11, lambda run: f"{run['transfer_ms'] / 1000:.2f}"),
@@ -25,21 +25,20 @@ def run_heading():
 def run_line(run):
     if "error" in run:
         return f"not measured: {run['error'].splitlines()[0]}"
-    if run["mode"] == "beside":
+    if run["mode"].endswith("-beside"):
         return beside_line(run)
     return "".join(f"{how(run):>{width}}" for _, width, how in COLUMNS)
 
 
 def beside_line(run):
-    low, high = run["loss_quartiles_pct"]
-    error = run["loss_error_pct"]
-    ideal, split = (statistics.median(turn[i] for turn in run["turns"])
-                    for i in (0, 1))
-    return (f"   split loses {run['loss_pct']:.1f} % "
-            + (f"(+- {error:.1f}; " if error else "(")
-            + f"quartiles {low:.1f} and {high:.1f}; {len(run['turns'])} turns; "
-            f"{ideal:,.0f} and {split:,.0f} operations/s; "
-            f"{run['fetched_meanwhile']} pages fetched)")
+    low, _, high = statistics.quantiles(beside_ratios(run), n=4)
+    first, second = (statistics.median(row[i] for row in run["beside"]
+                                       if row[0] >= 0) for i in (1, 2))
+    return (f"   loses {beside_loss_pct(run):.1f} % (its seconds' quartiles "
+            f"{100 - 100 * high:.1f} and {100 - 100 * low:.1f}); {first:,.0f} "
+            f"and {second:,.0f} operations/s"
+            + (f"; {run['fetched_pages']} pages fetched"
+               if "fetched_pages" in run else ""))
 
 
 def load_line(run):
@@ -86,7 +85,7 @@ def links_line(run):
 
 def details(run):
     """Lines below the run's own."""
-    if "error" in run or run["mode"] == "beside":
+    if "error" in run or run["mode"].endswith("-beside"):
         return []
     lines = [tracking_line(run), links_line(run), phases_line(run),
              swap_line(run), load_line(run)]

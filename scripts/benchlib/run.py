@@ -26,7 +26,8 @@ MODES = {
     "split": "split migration, by history",
     "no-history": "split migration without history: by number of the chunk",
     "swap": "plain precopy to a host with half the memory, and swap",
-    "beside": "ideal and split at the same time, each on half of the CPUs",
+    "ideal-beside": "two VMs moved plainly, whose vCPUs share a CPU",
+    "split-beside": "one moved plainly and one split, in the same way",
 }
 
 
@@ -82,6 +83,7 @@ class Run:
         self.mode, self.size_mib = mode, size_mib
         self._options, self._lab = options, lab
         self._is_split = mode in ("split", "no-history")
+        self.vcpus_on = None    # a set of CPUs; None: any
         self.load = LOADS[load](size_mib, options.rate_bits_per_s)
         self.name = (f"{size_mib}M-{load}-{'multi' if lab.multi else 'one'}-"
                       f"{lab.rate}-{mode}-{number}")
@@ -100,10 +102,11 @@ class Run:
         return self._result
 
     def arrive(self, test):
-        """Migrates and looks no further; the VM at the destination."""
+        """Migrates and looks no further: the VM at the destination, and since
+        when it has run there."""
         source, dest, servers = self._hosts(test)
-        self._migrate(source, dest, servers)
-        return dest
+        _, switched = self._migrate(source, dest, servers)
+        return dest, switched
 
     # --- the two hosts
 
@@ -121,6 +124,8 @@ class Run:
                      accel=self._options.accel, initrd="bench-initramfs",
                      before_exec=enter, **options)
         vm.tick_path = tick
+        for vcpu in vm.qmp.command("query-cpus-fast") if self.vcpus_on else []:
+            os.sched_setaffinity(vcpu["thread-id"], self.vcpus_on)
         vm.guest.size_mib = self.size_mib
         return vm
 
