@@ -49,7 +49,7 @@ SCENARIOS = {
     "kv-beside": ("kv", "one", False, ["ideal-beside", "split-beside"]),
 }
 QUICK = ["idle-small", "idle-small-multi", "sort", "kv", "kv-over",
-         "kv-beside"]
+         "kv-paced"]
 
 
 def arguments():
@@ -163,7 +163,8 @@ def measure(test, args, large_mib, say, runs):
 def made(args, lab, size, load, mode, repetition):
     if mode.endswith("-beside"):
         of = ["ideal", mode.removesuffix("-beside")]
-        return Beside(*(Run(args, lab, size, load, one, f"{repetition}-{i}")
+        return Beside(*(Run(args, lab, size, load, one,
+                            f"{repetition}-{mode}-{i}")
                         for i, one in enumerate(of)), args.after)
     return Run(args, lab, size, load, mode, repetition)
 

@@ -6,7 +6,6 @@ memory begins to be transferred, moved() when the guest runs at the
 destination, and result(), which waits for what is to be seen afterwards.
 """
 
-import statistics
 import time
 
 from memxlib.wait import check
@@ -108,14 +107,13 @@ class KeyValue:
 
     LOCAL_SHARE = 5 / 6  # of half the memory, as 5 GB of 6 in the paper
     BEFORE_S = 12
-    SETUP_S = 3         # of a migration, at most: trackers look once more
 
     def __init__(self, size_mib, rate_bits_per_s):
         del rate_bits_per_s
         self._mib = int(size_mib / 2 * self.LOCAL_SHARE)
         self._other_mib = (size_mib - self._mib - GUEST_OWN_MIB
                            - size_mib // 16)
-        self._job = self._moving = None
+        self._job = self._began = None
 
     def prepare(self, guest):
         # The rest of the memory has been used, too, some time ago.
@@ -133,12 +131,11 @@ class KeyValue:
                                 "done; exec kv-load /tmp/kv "
                                 f"{values} {operations}")
         self._job.wait_line("^filled", 300)
+        self._began = time.monotonic()
         time.sleep(self.BEFORE_S)
-        self._moving = time.monotonic()
 
     def moving(self, guest):
-        del guest
-        self._moving = time.monotonic()
+        pass
 
     def moved(self, guest):
         pass
@@ -146,11 +143,16 @@ class KeyValue:
     def result(self, switched, seconds):
         time.sleep(seconds)
         series = self.per_second(switched)
-        moving = self._moving - switched
-        before = [ops for at, ops in series
-                  if -self.BEFORE_S < at - moving < -self.SETUP_S]
         return {"kv_ops": series, "kv_mib": self._mib,
-                "kv_before": statistics.median(before) if before else None}
+                "kv_before": round(self._rate_before())}
+
+    def _rate_before(self):
+        """Operations a second, before it migrates."""
+        points = self._points()
+        since, until = self._began + 1, self._began + self.BEFORE_S - 1
+        first, last = done_at(points, since), done_at(points, until)
+        check(None not in (first, last), "the guest did not tell what it did")
+        return (last - first) / (until - since)
 
     def per_second(self, switched):
         """(seconds since the guest ran at the destination, operations in the
@@ -161,13 +163,6 @@ class KeyValue:
                   for at in range(int(first) - 1, int(last) + 1)]
         return [(at, round(n1 - n0)) for (at, n0), (_, n1)
                 in zip(counts, counts[1:]) if n0 is not None and n1 is not None]
-
-    def rate(self, since, until):
-        """Operations a second between two times of time.monotonic()."""
-        points = self._points()
-        first, last = done_at(points, since), done_at(points, until)
-        check(None not in (first, last), "the guest did not tell what it did")
-        return (last - first) / (until - since)
 
     def _points(self):
         """(when, operations so far)"""
@@ -202,9 +197,7 @@ class KeyValuePaced(KeyValue):
 
     def _load(self, guest, values):
         self._start(guest, values)
-        now = time.monotonic()
-        rate = self.rate(now - self.BEFORE_S + 1, now - 1)
-        self._operations = round(self.SHARE * rate)
+        self._operations = round(self.SHARE * self._rate_before())
         guest.run("killall kv-load")
         self._start(guest, values, self._operations)
 

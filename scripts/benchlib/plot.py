@@ -47,7 +47,7 @@ def plot(runs, path, subtitle):
                 axis.plot(*zip(*points), "k:", drawstyle="steps-post",
                           label=label)
         axis.axvline(0, color="grey", linewidth=0.8)
-        axis.set_ylabel("operations, % of ideal's median")
+        axis.set_ylabel("operations, % of ideal's or asked for")
         axis.set_ylim(bottom=0)
         axis.set_title(f"memcached: {TITLES[load]}")
         axis.legend(loc="lower right")

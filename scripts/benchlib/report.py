@@ -3,7 +3,7 @@
 
 import statistics
 
-from .figures import LIMITS, beside_loss_pct, beside_ratios
+from .figures import LIMITS, beside_cpu_loss_pct, beside_loss_pct
 
 COLUMNS = [  # heading, width, how
     ("transfer s", 11, lambda run: f"{run['transfer_ms'] / 1000:.2f}"),
@@ -31,12 +31,11 @@ def run_line(run):
 
 
 def beside_line(run):
-    low, _, high = statistics.quantiles(beside_ratios(run), n=4)
-    first, second = (statistics.median(row[i] for row in run["beside"]
-                                       if row[0] >= 0) for i in (1, 2))
-    return (f"   loses {beside_loss_pct(run):.1f} % (its seconds' quartiles "
-            f"{100 - 100 * high:.1f} and {100 - 100 * low:.1f}); {first:,.0f} "
-            f"and {second:,.0f} operations/s"
+    first, second = (statistics.median(row[i] for row in run["beside"])
+                     for i in (1, 2))
+    return (f"   loses {beside_loss_pct(run):.1f} %; {first:,.0f} and "
+            f"{second:,.0f} operations/s, {beside_cpu_loss_pct(run):.1f} % "
+            "less CPU time"
             + (f"; {run['fetched_pages']} pages fetched"
                if "fetched_pages" in run else ""))
 
@@ -47,7 +46,10 @@ def load_line(run):
                 f"{run['sort_after_s']:.1f} s after the migration")
     if "kv_ops" in run:
         after = [ops for at, ops in run["kv_ops"] if at >= 0]
-        return (f"{run['kv_mib']} MiB in memcached: {run['kv_before']:,.0f} "
+        asked = (f", {run['kv_pace']:,} operations/s asked for"
+                 if "kv_pace" in run else "")
+        return (f"{run['kv_mib']} MiB in memcached{asked}: "
+                f"{run['kv_before']:,.0f} "
                 f"operations/s before, after it {min(after):,} at worst, "
                 f"{statistics.median(after):,.0f} in the median")
     return ""
