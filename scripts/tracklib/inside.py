@@ -32,12 +32,12 @@ from tracklib import plan  # noqa: E402
 SECONDS = 3 * 3600
 PATTERN_SECONDS = 200           # these are stretched, see wait.PATIENCE
 LOOK_SECONDS = 1.0
-SAMPLED_SECONDS = 1.5           # longer than the sampler keeps anything away
-# Emulated, a pass of one that causes no wait costs a second of a CPU, counted
-# (docs/benchmarks.md) less than 1 % of one: its share is no limit on a real
-# CPU and must not be one here.  `sample` has its default, which limits it.
-CPU_PERCENT = {"sample": 2}
-CPU_PERCENT_OTHERS = 100
+SAMPLED_SECONDS = 0.6           # longer than the sampler keeps anything away
+SAMPLED_POLL_SECONDS = 0.1
+# Emulated, a pass costs a second of a CPU, counted (docs/benchmarks.md) less
+# than 1 % of one: a tracker's share is no limit on a real CPU and must not be
+# one here.
+CPU_PERCENT = 100
 PRICE_CHUNKS = 64               # one page of each
 COST_PERIODS = 10               # at least
 WORK_AT = plan.LOW_MIB << 20
@@ -57,8 +57,7 @@ class TrackedVm:
                   "-object", memx_object(
                       "work", size, plan.local_bytes(percent), [server],
                       chunk_size=plan.CHUNK_BYTES, tracker=tracker,
-                      tracker_cpu=CPU_PERCENT.get(tracker,
-                                                  CPU_PERCENT_OTHERS)),
+                      tracker_cpu=CPU_PERCENT),
                   "-object", f"memory-backend-ram,id=top,"
                              f"size={plan.TOP_MIB}M",
                   "-numa", "node,nodeid=0,cpus=0,memdev=low",
@@ -106,9 +105,10 @@ class TrackedVm:
         """The same.  What the sampler has is local, too, but not mapped: it
         comes back while one waits."""
         pages = self._look()
-        if self.tracker == "sample":
-            time.sleep(SAMPLED_SECONDS)
-            pages = [max(pair) for pair in zip(pages, self._look())]
+        end = time.monotonic() + SAMPLED_SECONDS
+        while self.tracker == "sample" and time.monotonic() < end:
+            time.sleep(SAMPLED_POLL_SECONDS)
+            pages = [max(both) for both in zip(pages, self._look())]
         return pages
 
     # --- patterns
@@ -173,11 +173,8 @@ class TrackedVm:
         job.wait_line("^waiting", PATTERN_SECONDS)
         before = self.state()["tracking"]
         if self.tracker != "off":
-            self._set("tracker-cpu", 100)   # not what is judged here
             self._set("tracker-period", 100)
             self._await_periods(3)
-            self._set("tracker-cpu", CPU_PERCENT.get(
-                self.tracker, CPU_PERCENT_OTHERS))
             self._set("tracker-period", 3600000)
             before = self.state()["tracking"]
             time.sleep(1)
@@ -189,9 +186,7 @@ class TrackedVm:
 
     def default_cost(self, scale):
         """A pattern again, with the default period, as often as it takes for
-        some to end.  All of an emulated CPU counts as less than the default
-        share of a real one (figures.cost()), which would not let them end."""
-        self._set("tracker-cpu", CPU_PERCENT_OTHERS)
+        some to end."""
         self._set("tracker-period", 1000)
         began = time.monotonic()
         run = again = self.run("zipf", scale)
@@ -203,8 +198,6 @@ class TrackedVm:
                   "its periods do not end")
             again = self.run("zipf", scale)
         self._set("tracker-period", 0)
-        self._set("tracker-cpu", CPU_PERCENT.get(self.tracker,
-                                                 CPU_PERCENT_OTHERS))
         return {**run, "after": again["after"],
                 "judged_s": round(time.monotonic() - began - lead, 1)}
 
