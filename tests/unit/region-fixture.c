@@ -101,6 +101,31 @@ void pattern_check(const void *base, uint64_t page, unsigned generation)
     }
 }
 
+static char *describe(const MemxStats *stats)
+{
+    GString *is = g_string_new(NULL);
+
+    g_string_printf(is, "KiB: local %" G_GUINT64_FORMAT " of %"
+                    G_GUINT64_FORMAT ", staged %" G_GUINT64_FORMAT
+                    ", remote %" G_GUINT64_FORMAT ", never written %"
+                    G_GUINT64_FORMAT, stats->local_bytes >> 10,
+                    stats->local_limit_bytes >> 10, stats->staged_bytes >> 10,
+                    stats->remote_bytes >> 10,
+                    stats->never_written_bytes >> 10);
+    for (unsigned i = 0; i < stats->n_servers; i++) {
+        const MemxServerStats *s = &stats->servers[i];
+
+        g_string_append_printf(is, "; server %u: state %d, chunks %"
+                               G_GUINT64_FORMAT ", kept %" G_GUINT64_FORMAT
+                               ", reserved %" G_GUINT64_FORMAT ", free %"
+                               G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
+                               i, s->state, s->chunks, s->kept_bytes >> 10,
+                               s->reserved_bytes >> 10, s->free_bytes >> 10,
+                               s->capacity_bytes >> 10);
+    }
+    return g_string_free(is, FALSE);
+}
+
 void await_stats(MemxRegion *region, MemxStats *stats, StatsFunc *done,
                  uint64_t argument)
 {
@@ -112,20 +137,9 @@ void await_stats(MemxRegion *region, MemxStats *stats, StatsFunc *done,
             return;
         }
         if (g_get_monotonic_time() > deadline) {
-            g_error("waited in vain: local %" G_GUINT64_FORMAT " of %"
-                    G_GUINT64_FORMAT " KiB, staged %" G_GUINT64_FORMAT
-                    ", remote %" G_GUINT64_FORMAT ", never written %"
-                    G_GUINT64_FORMAT "; server 0: kept %" G_GUINT64_FORMAT
-                    ", reserved %" G_GUINT64_FORMAT ", free %"
-                    G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT,
-                    stats->local_bytes >> 10,
-                    stats->local_limit_bytes >> 10, stats->staged_bytes >> 10,
-                    stats->remote_bytes >> 10,
-                    stats->never_written_bytes >> 10,
-                    stats->servers[0].kept_bytes >> 10,
-                    stats->servers[0].reserved_bytes >> 10,
-                    stats->servers[0].free_bytes >> 10,
-                    stats->servers[0].capacity_bytes >> 10);
+            g_autofree char *is = describe(stats);
+
+            g_error("waited in vain: %s", is);
         }
         g_usleep(POLL_US);
     }

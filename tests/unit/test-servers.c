@@ -530,6 +530,11 @@ static void test_drain_undone(void)
     test_free(test);
 }
 
+static bool third_reserves(const MemxStats *stats, uint64_t bytes)
+{
+    return stats->n_servers > 2 && stats->servers[2].reserved_bytes >= bytes;
+}
+
 /* Chunks are on their way to a server that was added, and what is reserved is
  * to be lowered then; a drain that is undone leaves it at that. */
 static void test_drain_undone_amid_moves(void)
@@ -546,8 +551,7 @@ static void test_drain_undone_amid_moves(void)
     hold_all(test->region, 1);
     set_servers(test, "012");
     drain(test, 1, NULL);
-    await_stats(test->region, &stats, all_reserve_more,
-                reserved + reserved / 3 + reserved / 10);
+    await_stats(test->region, &stats, third_reserves, reserved / 2);
     drain(test, 1, "--undo");
     await_stats(test->region, &stats, is_settled,
                 (uintptr_t)address(test, 1));
