@@ -193,11 +193,23 @@ static unsigned turnover(void *opaque)
     return percent;
 }
 
+static bool calm(void *opaque)
+{
+    MemxRegion *r = opaque;
+    bool yes;
+
+    g_mutex_lock(&r->lock);
+    yes = r->count.evicted == r->evicted_at_age;
+    g_mutex_unlock(&r->lock);
+    return yes;
+}
+
 static const MemxAgerClient client = {
     .begin = age_begin,
     .want = age_want,
     .age = age_slice,
     .turnover = turnover,
+    .calm = calm,
 };
 
 bool memx_ageing_init(MemxRegion *r, const MemxOptions *o, GError **error)

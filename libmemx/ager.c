@@ -15,6 +15,8 @@
 #define PERIOD_MIN_NS (250 * MS)
 #define PERIOD_MAX_NS (20000 * MS)
 #define PERIOD_LAST_NS (3600000 * MS)   /* for its cost's sake */
+#define CALM_PERIODS 8u                 /* until they get longer */
+#define CALM_MAX (CALM_PERIODS + PERIOD_MAX_NS / (100 * MS))
 #define TICK_NS (250 * MS)
 #define NAP_NS (100 * MS)
 #define TURNOVER_PERCENT 100
@@ -55,6 +57,7 @@ struct MemxAger {
     GMutex lock;                        /* a leaf; protects what follows */
     bool adapts;
     uint64_t period_ns;
+    unsigned calm;                      /* periods in a row, if it adapts */
     unsigned cpu_percent;
     unsigned n_threads;                 /* of the pass */
     MemxFound found;                    /* of the pass, by threads that ended */
@@ -376,6 +379,23 @@ uint64_t memx_ager_adapt(uint64_t period_ns, const MemxFound *found,
     return CLAMP(period_ns / 10 * tenths, PERIOD_MIN_NS, PERIOD_MAX_NS);
 }
 
+/* With the lock held: the period, as long as it is calm. */
+static uint64_t calm_period_ns(const MemxAger *a)
+{
+    uint64_t ns = a->period_ns * (MAX(a->calm, CALM_PERIODS) -
+                                  CALM_PERIODS + 1);
+
+    return MIN(ns, MAX(a->period_ns, PERIOD_MAX_NS));
+}
+
+/* The same, for how long it has been calm. */
+static void note_calm(MemxAger *a, bool pressure)
+{
+    bool calm = !pressure && a->client->calm && a->ops->fault_ns;
+
+    a->calm = calm ? MIN(a->calm + 1, CALM_MAX) : 0;
+}
+
 /* What the pass found, and the next period. */
 static void conclude(MemxAger *a, uint64_t start, bool pressure)
 {
@@ -400,6 +420,7 @@ static void conclude(MemxAger *a, uint64_t start, bool pressure)
                a->cpu_percent;
         a->period_ns = memx_ager_adapt(a->period_ns, &a->found, pressure);
         a->period_ns = MIN(MAX(a->period_ns, cost), PERIOD_LAST_NS);
+        note_calm(a, pressure);
     }
     g_mutex_unlock(&a->lock);
 }
@@ -428,10 +449,11 @@ static void await_period(MemxAger *a, uint64_t start)
     for (;;) {
         struct pollfd pfd = { .fd = a->worker.wake_fd, .events = POLLIN };
         uint64_t period, now = now_ns(CLOCK_MONOTONIC);
-        bool adapts;
+        bool adapts, calm = a->client->calm && a->client->calm(a->opaque);
 
         g_mutex_lock(&a->lock);
-        period = a->period_ns;
+        a->calm = calm ? a->calm : 0;
+        period = calm_period_ns(a);
         adapts = a->adapts && a->ops && !a->ops->waits;
         g_mutex_unlock(&a->lock);
         if (stopping(a) || now >= start + period ||
@@ -610,10 +632,13 @@ void memx_ager_set(MemxAger *a, unsigned period_ms, unsigned cpu_percent)
 {
     g_mutex_lock(&a->lock);
     a->adapts = !period_ms;
+    a->calm = 0;
     if (period_ms) {
         a->period_ns = period_ms * MS;
     } else if (!a->period_ns) {
         a->period_ns = MEMX_PERIOD_DEFAULT_NS;
+    } else { /* what was set may be far from what will be found */
+        a->period_ns = MIN(a->period_ns, PERIOD_MAX_NS);
     }
     a->cpu_percent = cpu_percent;
     share_out(a);
@@ -630,7 +655,7 @@ void memx_ager_stats(MemxAger *a, MemxTrackerStats *stats)
     g_mutex_lock(&a->lock);
     trouble = a->trouble;
     *stats = a->last;
-    stats->period_ms = a->period_ns / MS;
+    stats->period_ms = calm_period_ns(a) / MS;
     stats->adapts = a->adapts && a->ops;
     stats->cpu_percent = a->cpu_percent;
     g_mutex_unlock(&a->lock);

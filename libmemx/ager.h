@@ -18,6 +18,13 @@
  * even split.
  * It ends early when as much as is local was replaced meanwhile.
  *
+ * Where user space serves the tracker's faults they are dear, above all to a
+ * guest that shares its CPU: another one has it then for longer than the fault
+ * takes.  So when nothing was evicted for 8 periods (it goes in bursts), no
+ * victim being chosen by what is found, each wait is longer than the last one by
+ * the period, up to 20 s, until something is evicted.  A split that comes then
+ * goes by a history that is older by so much.
+ *
  * The faults that a tracker causes in the guest count as its share, too, 2 us
  * each, more where user space serves them.  So many pages of each group in use
  * may cause one as the share allows, two at least: which of its pages tell that a
@@ -58,6 +65,9 @@ typedef struct MemxAgerClient {
                 MemxFound *found);
     /* How much of what is local came since the last pass, in percent. */
     unsigned (*turnover)(void *opaque);
+    /* Was nothing evicted since the last pass?  NULL: somebody always needs the
+     * answers. */
+    bool (*calm)(void *opaque);
 } MemxAgerClient;
 
 typedef struct MemxAger MemxAger;

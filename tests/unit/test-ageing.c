@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What a period's end does: several threads that age one region side by side;
- * refaults, which are told by periods.
+ * refaults, which are told by periods; calm, in which periods are longer.
  */
 #include "ager.h"
 #include "region.h"
@@ -275,6 +275,126 @@ static void test_share_raised_asleep(void)
     memx_ager_free(ager);
 }
 
+/* --- calm -------------------------------------------------------------- */
+
+#define CALM_MS 20000   /* the longest period of calm */
+
+typedef struct Calm {
+    bool pressure;
+    int is;             /* atomic */
+} Calm;
+
+static bool calm_begin(void *opaque, bool *pressure)
+{
+    Calm *c = opaque;
+
+    *pressure = c->pressure;
+    return true;
+}
+
+static void calm_harvest(void *opaque, MemxSlice *slice, int wake_fd,
+                         uint64_t dwell_ns)
+{
+}
+
+static bool calm_is(void *opaque)
+{
+    Calm *c = opaque;
+
+    return g_atomic_int_get(&c->is);
+}
+
+static const MemxTrackerOps dear = {
+    .kind = MEMX_TRACKER_SAMPLE, .regions = true, .fault_ns = 20000,
+    .harvest = calm_harvest, .close = slices_close,
+};
+static const MemxAgerClient calm_client = {
+    calm_begin, shared_want, shared_age, slices_turnover, calm_is,
+};
+
+/* So many periods; how long the next one is. */
+static unsigned calm_passes(MemxAger *ager, unsigned n)
+{
+    MemxTrackerStats stats;
+
+    while (n--) {
+        memx_ager_pass(ager);
+    }
+    memx_ager_stats(ager, &stats);
+    return stats.period_ms;
+}
+
+/* While nothing is evicted for longer than 8 periods, one period more each time,
+ * of a tracker whose faults are dear; none where somebody sets the period, or
+ * needs the answers. */
+static void test_calm_period(void)
+{
+    static const MemxTrackerOps cheap = {
+        .kind = MEMX_TRACKER_IDLE, .regions = true, .harvest = calm_harvest,
+        .close = slices_close,
+    };
+    static const MemxAgerClient curious = {
+        calm_begin, shared_want, shared_age, slices_turnover, NULL,
+    };
+    Calm c = { .is = true };
+    MemxAger *ager = ager_new(&dear, &calm_client, &c, MIB, 100);
+    unsigned own;
+
+    memx_ager_set(ager, 0, 100);
+    own = calm_passes(ager, 1); /* only begins */
+    g_assert_cmpuint(calm_passes(ager, 8), ==, own);
+    g_assert_cmpuint(calm_passes(ager, 1), ==, 2 * own);
+    g_assert_cmpuint(calm_passes(ager, 1), ==, 3 * own);
+    c.pressure = true;
+    g_assert_cmpuint(calm_passes(ager, 1), ==, own);
+    c.pressure = false;
+    g_assert_cmpuint(calm_passes(ager, 8), ==, own);
+    g_assert_cmpuint(calm_passes(ager, 1), ==, 2 * own);
+    g_assert_cmpuint(calm_passes(ager, 1000), ==, CALM_MS);
+    memx_ager_set(ager, own, 100);
+    g_assert_cmpuint(calm_passes(ager, 20), ==, own);
+    memx_ager_set(ager, 0, 100);
+    g_assert_cmpuint(calm_passes(ager, 0), ==, own);
+    memx_ager_set(ager, HOUR_MS, 100);
+    memx_ager_set(ager, 0, 100); /* it finds its own */
+    g_assert_cmpuint(calm_passes(ager, 0), ==, CALM_MS);
+    memx_ager_free(ager);
+
+    ager = ager_new(&cheap, &calm_client, &c, MIB, 100);
+    memx_ager_set(ager, 0, 100);
+    g_assert_cmpuint(calm_passes(ager, 20), ==, own);
+    memx_ager_free(ager);
+
+    ager = ager_new(&dear, &curious, &c, MIB, 100);
+    memx_ager_set(ager, 0, 100);
+    g_assert_cmpuint(calm_passes(ager, 20), ==, own);
+    memx_ager_free(ager);
+}
+
+/* As soon as something is evicted, not when the long period is over. */
+static void test_calm_ends(void)
+{
+    Calm c = { .is = true };
+    MemxAger *ager = ager_new(&dear, &calm_client, &c, MIB, 100);
+    g_autoptr(GError) error = NULL;
+    MemxTrackerStats before, after;
+    gint64 began;
+
+    memx_ager_set(ager, 0, 100);
+    g_assert_cmpuint(calm_passes(ager, 1000), ==, CALM_MS);
+    memx_ager_stats(ager, &before);
+    began = g_get_monotonic_time();
+    g_assert_true(memx_ager_start(ager, &error));
+    g_usleep(100 * POLL_US); /* it sleeps */
+    g_atomic_int_set(&c.is, false);
+    do {
+        g_usleep(POLL_US);
+        memx_ager_stats(ager, &after);
+    } while (after.periods == before.periods);
+    g_assert_cmpint(g_get_monotonic_time() - began, <, CALM_MS * 1000);
+    memx_ager_free(ager);
+}
+
 /* --- a region ---------------------------------------------------------- */
 
 #define LARGE (4 * GIB) /* 64 slices */
@@ -415,6 +535,60 @@ static void test_region_parallel(gconstpointer kind)
     server_process_free(server);
 }
 
+/* --- calm, of a region ------------------------------------------------- */
+
+#define MANY 40
+#define FEW 12      /* chunks: so few that the period doesn't adapt to them */
+#define LEAST 32    /* that may be local: 8 MiB */
+
+static void await_period_ms(MemxRegion *r, unsigned least, unsigned most)
+{
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    MemxTrackerStats stats;
+
+    do {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        g_usleep(POLL_US);
+        memx_ager_stats(r->ager, &stats);
+    } while (stats.period_ms < least || stats.period_ms > most);
+}
+
+static void write_chunks(MemxRegion *r, uint32_t from, uint32_t to)
+{
+    for (uint64_t page = from * (CHUNK / PAGE_BYTES);
+         page < to * (CHUNK / PAGE_BYTES); page++) {
+        pattern_write(memx_region_base(r), page, 1);
+    }
+}
+
+/* It is calm until something is evicted, which is seen at once: here no pass ends
+ * meanwhile. */
+static void test_calm_region(void)
+{
+    ServerProcess *server = server_process_new("80M");
+    MemxRegion *r = region_fixture_new(&(RegionFixture) {
+        .size = MANY * CHUNK, .local = MANY * CHUNK, .chunk = CHUNK,
+        .servers = &server, .n_servers = 1,
+        .huge_pages = MEMX_HUGE_PAGES_OFF,
+        .tracker = { .kind = MEMX_TRACKER_SAMPLE, .cpu_percent = 100 },
+    });
+    g_autoptr(GError) error = NULL;
+
+    write_chunks(r, 0, FEW);
+    await_period_ms(r, 2000, CALM_MS);
+    memx_region_pause_tracking(r, true);
+    write_chunks(r, FEW, MANY);
+    memx_region_set_local_bytes(r, LEAST * CHUNK, &error);
+    g_assert_no_error(error);
+    await_period_ms(r, 1000, 1000);
+    memx_region_pause_tracking(r, false);
+    for (uint64_t page = 0; page < MANY * CHUNK / PAGE_BYTES; page++) {
+        pattern_check(memx_region_base(r), page, 1);
+    }
+    memx_region_free(r);
+    server_process_free(server);
+}
+
 /* --- refaults ---------------------------------------------------------- */
 
 #define SIZE (32 * MIB)
@@ -510,5 +684,8 @@ int main(int argc, char **argv)
     add_parallel(MEMX_TRACKER_RWP);
     add_parallel(MEMX_TRACKER_IDLE);
     g_test_add_func("/ageing/refaults", test_refaults);
+    g_test_add_func("/ageing/calm/period", test_calm_period);
+    g_test_add_func("/ageing/calm/ends", test_calm_ends);
+    g_test_add_func("/ageing/calm/region", test_calm_region);
     return g_test_run();
 }
