@@ -15,6 +15,8 @@
 #include "region.h"
 
 #define CHUNKS_AT_ONCE 1024u    /* told under the lock; of 64 */
+#define BLIND_CHUNKS 256u       /* the same, without a look */
+#define BLIND_TURNOVER 200      /* percent: then they are */
 
 static bool age_begin(void *opaque, bool *pressure)
 {
@@ -182,15 +184,53 @@ static void age_slice(void *opaque, const MemxSlice *slice, bool looked,
     g_mutex_unlock(&r->lock);
 }
 
+static unsigned turnover_locked(const MemxRegion *r)
+{
+    return (uint64_t)r->entered * 100 / MAX(r->history.n_listed, 1);
+}
+
 static unsigned turnover(void *opaque)
 {
     MemxRegion *r = opaque;
     unsigned percent;
 
     g_mutex_lock(&r->lock);
-    percent = (uint64_t)r->entered * 100 / MAX(r->history.n_listed, 1);
+    percent = turnover_locked(r);
     g_mutex_unlock(&r->lock);
     return percent;
+}
+
+/*
+ * Until a look tells more, what was hot before outranks all that comes in; so if
+ * the guest now needs something else, that takes turns in what little room there
+ * is, and a thread that needs several chunks at a time gets nowhere.  So when
+ * looks come too late (a sampler's may take minutes, a period may be set), faults
+ * tell, as they do without a tracker: what came in was touched, all else wasn't.
+ */
+void memx_ageing_blind(MemxRegion *r)
+{
+    uint32_t n_chunks = r->table.n_chunks, n;
+    bool now;
+
+    g_mutex_lock(&r->lock);
+    now = r->tracked && !r->out && !r->tracking_paused &&
+          turnover_locked(r) >= BLIND_TURNOVER;
+    if (now) {
+        r->entered = 0;
+    }
+    g_mutex_unlock(&r->lock);
+    for (uint32_t c = 0; now && c < n_chunks; c += n) {
+        uint64_t came[BLIND_CHUNKS / 64] = { 0 };
+
+        n = MIN(n_chunks - c, BLIND_CHUNKS);
+        g_mutex_lock(&r->lock);
+        for (unsigned i = 0; i < n; i++) {
+            came[i / 64] |= (uint64_t)memx_history_fresh(&r->history, c + i)
+                            << i % 64;
+        }
+        memx_history_fold(&r->history, c, n, came, NULL);
+        g_mutex_unlock(&r->lock);
+    }
 }
 
 static bool calm(void *opaque)

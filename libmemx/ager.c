@@ -526,6 +526,7 @@ MemxAger *memx_ager_new(const MemxWatch *watch, const MemxTrackerOps *ops,
     a->chunk_bytes = chunk_bytes;
     a->client = client;
     a->opaque = opaque;
+    a->armed = ops && ops->waits; /* it finds out within the look */
     memx_ager_set(a, options->period_ms, options->cpu_percent);
     if (!memx_worker_init(&a->worker, error)) {
         memx_ager_free(a);

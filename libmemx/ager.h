@@ -32,7 +32,8 @@
  * gets longer.
  *
  * The first pass of a tracker only begins: its answer means nothing, since
- * nobody knows since when.
+ * nobody knows since when.  But for one that waits: it looks what is touched
+ * meanwhile.
  *
  * SPDX-License-Identifier: LGPL-2.1-or-later
  */

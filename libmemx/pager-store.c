@@ -703,6 +703,7 @@ void *memx_store_thread(void *opaque)
         ping_idle(r);
         push_ms = memx_out_push(r);
         if (!quiet(r)) {
+            memx_ageing_blind(r);
             give_way(r);
             trims(r);
             again |= memx_moves(r);

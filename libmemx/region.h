@@ -602,6 +602,8 @@ bool memx_opening_end(MemxOpening *opening, MemxOpened *opened,
 /* ageing.c: makes the region's ager; its thread is started with the others. */
 bool memx_ageing_init(MemxRegion *r, const MemxOptions *o, GError **error);
 void memx_ageing_stats(MemxRegion *r, MemxTrackerStats *stats); /* Unlocked. */
+/* By the store thread: ends a period by itself if looks come too late. */
+void memx_ageing_blind(MemxRegion *r);
 /* Pages came by prefetch: the tracker is to tell whether they are touched. */
 void memx_prefetched_locked(MemxRegion *r, uint64_t group, uint64_t mask,
                             int direction, bool moved);

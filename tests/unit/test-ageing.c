@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What a period's end does: several threads that age one region side by side;
- * refaults, which are told by periods; calm, in which periods are longer.
+ * refaults, which are told by periods; calm, in which periods are longer; and
+ * what happens when it comes too late.
  */
 #include "ager.h"
 #include "region.h"
@@ -535,6 +536,75 @@ static void test_region_parallel(gconstpointer kind)
     server_process_free(server);
 }
 
+/* --- looks that come too late ------------------------------------------ */
+
+#define NEW_CHUNKS 16u
+
+static void write_chunks(MemxRegion *r, uint32_t from, uint32_t to)
+{
+    for (uint64_t page = from * (CHUNK / PAGE_BYTES);
+         page < to * (CHUNK / PAGE_BYTES); page++) {
+        pattern_write(memx_region_base(r), page, 1);
+    }
+}
+
+/* Reads them; how many faults that took. */
+static uint64_t read_chunks(MemxRegion *r, const uint32_t *chunks)
+{
+    MemxStats before, after;
+
+    memx_region_stats(r, &before);
+    for (unsigned i = 0; i < NEW_CHUNKS; i++) {
+        for (uint64_t page = 0; page < CHUNK / PAGE_BYTES; page++) {
+            pattern_check(memx_region_base(r),
+                          chunks[i] * (CHUNK / PAGE_BYTES) + page, 1);
+        }
+    }
+    memx_region_stats(r, &after);
+    return after.faults_remote - before.faults_remote;
+}
+
+/* What is local was in use in all periods, and is no more; no look tells.  What
+ * the guest uses now stays local soon all the same. */
+static void test_blind(gconstpointer kind)
+{
+    ServerProcess *server = server_process_new("80M");
+    RegionFixture f = {
+        .size = 32 * MIB, .local = 8 * MIB, .chunk = CHUNK,
+        .servers = &server, .n_servers = 1,
+        .huge_pages = MEMX_HUGE_PAGES_OFF,
+        .tracker = { .kind = GPOINTER_TO_UINT(kind), .period_ms = HOUR_MS,
+                     .cpu_percent = 2 },
+    };
+    int64_t deadline = g_get_monotonic_time() + DEADLINE_US;
+    g_autoptr(GError) error = NULL;
+    MemxRegion *r = region_fixture_try(&f, &error);
+    uint32_t chunks[NEW_CHUNKS], n = 0;
+
+    if (!r) {
+        g_assert_error(error, MEMX_ERROR, MEMX_ERROR_KERNEL);
+        g_test_skip(error->message);
+        server_process_free(server);
+        return;
+    }
+    write_chunks(r, 0, r->table.n_chunks);
+    g_mutex_lock(&r->lock);
+    for (uint32_t c = 0; c < r->table.n_chunks; c++) {
+        if (memx_history_listed(&r->history, c)) {
+            memx_history_set(&r->history, c, 0xff);
+        } else if (n < NEW_CHUNKS) {
+            chunks[n++] = c;
+        }
+    }
+    g_mutex_unlock(&r->lock);
+    g_assert_cmpuint(n, ==, NEW_CHUNKS);
+    while (read_chunks(r, chunks)) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+    memx_region_free(r);
+    server_process_free(server);
+}
+
 /* --- calm, of a region ------------------------------------------------- */
 
 #define MANY 40
@@ -551,14 +621,6 @@ static void await_period_ms(MemxRegion *r, unsigned least, unsigned most)
         g_usleep(POLL_US);
         memx_ager_stats(r->ager, &stats);
     } while (stats.period_ms < least || stats.period_ms > most);
-}
-
-static void write_chunks(MemxRegion *r, uint32_t from, uint32_t to)
-{
-    for (uint64_t page = from * (CHUNK / PAGE_BYTES);
-         page < to * (CHUNK / PAGE_BYTES); page++) {
-        pattern_write(memx_region_base(r), page, 1);
-    }
 }
 
 /* It is calm until something is evicted, which is seen at once: here no pass ends
@@ -684,6 +746,12 @@ int main(int argc, char **argv)
     add_parallel(MEMX_TRACKER_RWP);
     add_parallel(MEMX_TRACKER_IDLE);
     g_test_add_func("/ageing/refaults", test_refaults);
+    g_test_add_data_func("/ageing/blind/sample",
+                         GUINT_TO_POINTER(MEMX_TRACKER_SAMPLE), test_blind);
+    g_test_add_data_func("/ageing/blind/rwp",
+                         GUINT_TO_POINTER(MEMX_TRACKER_RWP), test_blind);
+    g_test_add_data_func("/ageing/blind/idle",
+                         GUINT_TO_POINTER(MEMX_TRACKER_IDLE), test_blind);
     g_test_add_func("/ageing/calm/period", test_calm_period);
     g_test_add_func("/ageing/calm/ends", test_calm_ends);
     g_test_add_func("/ageing/calm/region", test_calm_region);
