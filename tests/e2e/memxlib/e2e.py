@@ -32,6 +32,7 @@ class Test:
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._cleanups = []
+        self._explain = []
         self._servers = 0
         self.log_dir = os.path.join(
             os.environ.get("MEMX_LOGS") or os.path.join(BUILD, "e2e-logs"),
@@ -64,6 +65,17 @@ class Test:
     def cleanup(self, function, *args):
         """To be called at the end, in reverse order."""
         self._cleanups.append((function, args))
+
+    def explain(self, function):
+        """To be called if the test fails, before the clean-up."""
+        self._explain.append(function)
+
+    def failed(self):
+        for function in self._explain:
+            try:
+                function()
+            except Exception:
+                self.log(f"no explanation: {traceback.format_exc()}")
 
     def close(self):
         """Once is enough, twice does no harm."""
@@ -213,6 +225,8 @@ def main(function, seconds=240):
         traceback.print_exc()
         print(f"FAIL (logs: {test.log_dir})")
     _ignore_signals()
+    if status == 1:
+        test.failed()
     test.close()
     sys.stdout.flush()
     # Not sys.exit(): threads that read sockets need not be waited for.

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 
+from . import stuck
 from .guest import Guest
 from .process import Child
 from .qmp import Qmp
@@ -93,6 +94,7 @@ class Vm:
         test.cleanup(self.end)
         self.qmp = Qmp(qmp_path, test.log, lambda: self.process.running)
         test.cleanup(self.qmp.close)
+        test.explain(self.explain)
         def alive():
             return self.process.running
         if source:
@@ -104,6 +106,13 @@ class Vm:
             self.guest.wait_boot()
 
     # --- what QEMU says
+
+    def explain(self):
+        """For the log of a test that failed."""
+        if self.process.running:
+            for line in stuck.lines(self.process.pid):
+                self.test.log(f"{self.name}: {line}")
+            self.test.log(f"{self.name}: {self.memx(oob=True, seconds=10)}")
 
     def check_never_stopped(self):
         for event in ("STOP", "MEMX_STALLED", "MEMX_BUG"):
