@@ -98,8 +98,10 @@ bool memx_may_run(Error **errp);
 /* Nobody has asked yet, or the answer was no: for who would start the VM
  * without asking (gdb). */
 bool memx_must_wait(void);
-/* The destination's last answer was no. */
-bool memx_arrival_refused(void);
+/* An incoming migration ends, but memx_may_run() or the disks said no.  False:
+ * it is none of ours.  If the VM is not (yet) this side's, the source is told,
+ * by an error of @from_source. */
+bool memx_arrival_stopped(QEMUFile *from_source);
 
 #else
 
@@ -240,7 +242,7 @@ static inline bool memx_must_wait(void)
     return false;
 }
 
-static inline bool memx_arrival_refused(void)
+static inline bool memx_arrival_stopped(QEMUFile *from_source)
 {
     return false;
 }

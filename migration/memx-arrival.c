@@ -272,6 +272,11 @@ bool memx_arrival_waits(void)
     return arrival.state == ATTACHED;
 }
 
+bool memx_arrival_came(void)
+{
+    return arrival.state >= ATTACHED;
+}
+
 const uint8_t *memx_arrival_session(void)
 {
     return arrival.session;

@@ -24,6 +24,7 @@
 #include "qemu/osdep.h"
 #include "migration/migration.h"
 #include "migration/misc.h"
+#include "migration/qemu-file.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-memx.h"
 #include "qapi/qapi-events-memx.h"
@@ -90,9 +91,12 @@ static bool arrival_may_run(Error **errp)
     return true;
 }
 
-bool memx_arrival_refused(void)
+bool memx_arrival_stopped(QEMUFile *from_source)
 {
-    return memx_arrival_waits();
+    if (memx_arrival_waits()) {
+        qemu_file_set_error(from_source, -EPERM);
+    }
+    return memx_arrival_came();
 }
 
 /* --- source ------------------------------------------------------------ */

@@ -136,7 +136,8 @@ static void add_server(MemxSplitStats *sums, const MemxSplitStats *stats,
     }
 }
 
-static void add_region(MemxSplitStats *sums, MemxRegion *region)
+/* What is pending of it. */
+static uint64_t add_region(MemxSplitStats *sums, MemxRegion *region)
 {
     g_autofree MemxSplitStats *stats = g_new0(MemxSplitStats, 1);
     unsigned i;
@@ -156,6 +157,7 @@ static void add_region(MemxSplitStats *sums, MemxRegion *region)
     for (i = 0; i < stats->n_servers; i++) {
         add_server(sums, stats, i);
     }
+    return stats->pending_bytes;
 }
 
 static void rate_servers(int64_t now)
@@ -262,9 +264,11 @@ bool memx_split_figures_refresh(Error **errp)
 
     QEMU_LOCK_GUARD(&figures.lock);
     for (i = 0; i < memx_split.n_blocks; i++) {
-        if (qatomic_read(&memx_split.blocks[i].begun) ||
-            !memx_split.blocks[i].passive) {
-            add_region(sums, memx_split.blocks[i].region);
+        MemxSplitBlock *block = &memx_split.blocks[i];
+
+        if (qatomic_read(&block->begun) || !block->passive) {
+            qatomic_set(&block->pending_bytes,
+                        add_region(sums, block->region));
         }
     }
     for (i = 0; i < sums->n_servers &&

@@ -200,9 +200,29 @@ bool memx_split_setup(Error **errp)
     yanked = false;
     can_be_yanked = true;
     yank_register_function(MIGRATION_YANK_INSTANCE, yank, NULL);
+    qatomic_set(&memx_split.refused, false);
     memx_split.state = MEMX_SPLIT_SETUP;
     memx_split_figures_start();
     return true;
+}
+
+/* QEMU itself refuses some things, and doesn't say why. */
+static void explain_refusal(void)
+{
+    MigrationState *s = migrate_get_current();
+
+    if (is_cancelled(NULL) || qatomic_read(&yanked) ||
+        qatomic_read(&memx_split.refused)) {
+        return;
+    }
+    WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
+        if (s->error) {
+            error_prepend(&s->error, "the destination did not accept the "
+                          "migration: if it refused something (capabilities "
+                          "or sizes that differ) its log says what; else see "
+                          "to the network: ");
+        }
+    }
 }
 
 /*
@@ -218,6 +238,7 @@ static bool wait_accepted(Error **errp)
     qemu_savevm_send_ping(s->to_dst_file, 0x6d656d78);
     while (answers < 2) {
         if (memx_split_unwanted(errp)) {
+            explain_refusal();
             return false;
         }
         if (qemu_sem_timedwait(&s->rp_state.rp_pong_acks, MEMX_POLL_MS) == 0) {
@@ -436,21 +457,26 @@ int memx_split_divert(RAMBlock *rb, uint64_t offset)
 /*
  * The figures, and what follows from them.  max-bandwidth is for both
  * together: servers get of it what corresponds to their part of the work, so
- * that both are done at the same time.
+ * that both are done at the same time, and so does each block, with
+ * a little for what is to come.
  */
 void memx_split_refresh(void)
 {
     uint64_t limit = migrate_max_bandwidth();
-    uint64_t both, share;
+    uint64_t both, share, pending;
     unsigned i;
 
     memx_split_figures_refresh(NULL);
     both = MAX(ram_bytes_remaining(), 1);
-    share = limit * MIN(1, (double)memx_split_pending_bytes() / both);
+    pending = MAX(memx_split_pending_bytes(), 1);
+    share = limit * MIN(1, (double)pending / both);
     share = CLAMP(share, limit / 16, limit - limit / 16);
     for (i = 0; i < memx_split.n_blocks; i++) {
-        memx_split_set_rate(memx_split.blocks[i].region,
-                            share / memx_split.n_blocks);
+        MemxSplitBlock *block = &memx_split.blocks[i];
+        double part = (double)qatomic_read(&block->pending_bytes) / pending;
+
+        memx_split_set_rate(block->region, share / 16 / memx_split.n_blocks +
+                            share / 16 * 15 * MIN(1, part));
     }
 }
 

@@ -59,6 +59,7 @@ typedef struct MemxSplitBlock {
     MemxPassive *passive_region;
     bool warm_up;               /* nothing is known of what is touched */
     bool begun;                 /* memx_split_begin() succeeded */
+    uint64_t pending_bytes;     /* atomic; as the figures have it */
 } MemxSplitBlock;
 
 /*
@@ -71,6 +72,7 @@ typedef struct MemxSplit {
     uint8_t session[MEMX_SESSION_BYTES];
     MemxSplitBlock *blocks;
     unsigned n_blocks;
+    bool refused;               /* atomic: the destination said why */
 
     /* Copies: whoever set them may reset them while we use them. */
     char **hosts;               /* NULL-terminated, may be empty */
@@ -147,6 +149,7 @@ bool memx_arrival_add_record(unsigned block, const void *record, size_t bytes,
 bool memx_arrival_attach(Error **errp);
 void memx_arrival_cleanup(void);
 MemxVerdict memx_arrival_commit(bool ask, GError **error);
+bool memx_arrival_came(void);           /* attached, and perhaps committed */
 bool memx_arrival_waits(void);          /* attached, and not yet committed */
 const uint8_t *memx_arrival_session(void);
 void memx_arrival_committed(void);

@@ -158,11 +158,13 @@ bool memx_split_answer(QEMUFile *rp, unsigned type, unsigned bytes)
     g_autofree char *valid = NULL;
     Error *err = NULL;
 
-    if (type != ANSWER_REFUSED || bytes > ANSWER_MAX) {
+    if (!memx_split_migration() || type != ANSWER_REFUSED ||
+        bytes > ANSWER_MAX) {
         return false;
     }
     if (qemu_get_buffer(rp, (uint8_t *)text, bytes) == bytes) {
         valid = g_utf8_make_valid(text, bytes);
+        qatomic_set(&memx_split.refused, true);
         error_setg(&err, "the destination refused: %s", valid);
         failed(err);
     }

@@ -311,9 +311,10 @@ static void test_bad_target(const void *opaque)
     if (bad->logged) {
         assert_logged(log, bad->logged);
     }
-    /* Told, if it was not QEMU itself that refused. */
-    split_wait_failed(from, bad->source_splits && !bad->logged ?
-                            bad->expected : "");
+    /* Told, or where to look if it was QEMU itself that refused; a source that
+     * doesn't split has QEMU's own words. */
+    split_wait_failed(from, !bad->source_splits ? "" :
+                            bad->logged ? "its log says what" : bad->expected);
     /* Nothing moved. */
     g_assert_cmpuint(split_number(from, "sent"), ==, 0);
     memx_wait_status(from, "running");

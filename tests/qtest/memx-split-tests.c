@@ -46,6 +46,7 @@ static void check_figures(Split *s)
 
 static void test_split(const void *source)
 {
+    uint64_t both;
     Split s;
 
     split_begin(&s, source, "");
@@ -53,6 +54,10 @@ static void test_split(const void *source)
     split_migrate(&s);
     wait_split(&s);
     check_figures(&s);
+    /* What went to servers counts in QEMU's own figures, on top. */
+    both = split_number(s.from, "sent") + split_number(s.from, "main");
+    g_assert_cmpuint(read_ram_property_int(s.from, "transferred"), >=, both);
+    g_assert_cmpuint(read_ram_property_int(s.from, "normal"), >=, both / 4096);
     split_assert_runs(s.to);
     split_end(&s);
 }
@@ -235,10 +240,66 @@ static void test_paused(const void *source)
     at = before_commit(&s);
     then = fetched(&s);
     g_assert_cmpuint(at, >, before);
+    memx_wait_number(s.to, "pc.ram", "local", 0, SPLIT_LOCAL_MIB * MIB);
     split_assert_runs(s.to);
     g_assert_cmpuint(fetched(&s), >, then);
     g_assert_cmpuint(before_commit(&s), ==, at);
     split_end(&s);
+}
+
+/* An image of 1 MiB, and the virtio disk that it is. */
+static char *disk(const char *path)
+{
+    g_autofree char *zeros = g_malloc0(MIB);
+
+    g_assert_true(g_file_set_contents(path, zeros, MIB, NULL));
+    return g_strdup_printf("-blockdev driver=file,node-name=disk,filename=%s,"
+                           "locking=on -device virtio-blk-pci,drive=disk",
+                           path);
+}
+
+/* As if another QEMU had it open. */
+static int lock(const char *path)
+{
+    struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    int fd = open(path, O_RDWR);
+
+    g_assert_cmpint(fd, >=, 0);
+    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &all), ==, 0);
+    return fd;
+}
+
+/* The VM is the destination's, but its disk isn't, yet. */
+static void test_locked_disk(void)
+{
+    g_autofree char *from = memx_tmp_path("from.img");
+    g_autofree char *to = memx_tmp_path("to.img");
+    g_autofree char *source = disk(from), *target = disk(to);
+    g_autofree char *args = g_strdup_printf(
+        "-object memory-backend-memx,id=pc.ram,size=%uM,local-size=%uM "
+        "-machine memory-backend=pc.ram %s", SPLIT_MIB, SPLIT_LOCAL_MIB,
+        target);
+    Split s;
+    int fd;
+
+    split_begin_args(&s, source, args);
+    split_converge(&s);
+    fd = lock(to);
+    split_migrate(&s);
+    split_wait_completed(s.from);
+    split_wait_completed(s.to);
+    memx_wait_status(s.to, "paused");
+    memx_assert_error(s.from, "the destination of its split migration has it",
+                      "{ 'execute': 'cont' }");
+    memx_assert_error(s.to, "lock", "{ 'execute': 'cont' }");
+    memx_wait_status(s.to, "paused");
+    close(fd);
+    qtest_qmp_assert_success(s.to, "{ 'execute': 'cont' }");
+    memx_wait_status(s.to, "running");
+    split_assert_runs(s.to);
+    split_end(&s);
+    unlink(from);
+    unlink(to);
 }
 
 /* It arrived paused, but its source takes it back, and migrates again. */
@@ -352,4 +413,5 @@ void memx_add_split_tests(void)
                         test_paused);
     qtest_add_data_func("/migration/split/paused/memx", "memx", test_paused);
     qtest_add_func("/migration/split/paused/taken-back", test_taken_back);
+    qtest_add_func("/migration/split/locked-disk", test_locked_disk);
 }
