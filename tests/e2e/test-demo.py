@@ -24,6 +24,8 @@ def test(t):
         # On one machine beside others, and across the move.
         right = len(re.findall("the checksum is right", done.stdout))
         check(right == 5, f"{right} checksums are right, not 5")
+        check("from before the move until after it" in done.stdout,
+              "its program had ended before the VM moved")
         check(("virsh migrate" in done.stdout) == (not options),
               f"it did not move the VM as told:\n{done.stdout}")
         check(re.search("tracker (rwp|idle|damon|sample): .", done.stdout),

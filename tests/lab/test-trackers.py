@@ -6,7 +6,8 @@
 # slow: a quarter of an hour for each kernel, in an emulated host
 """The trackers that this kernel has, and most machines' kernels lack: their
 tests of suite unit, each by itself, in a host that runs it.  Here none of them
-may be skipped.  (Of idle-7.3 those of `idle`: 7.3 tries the others.)"""
+may be skipped, and `auto` must take the best.  (Of idle-7.3 those of `idle`: 7.3
+tries the others.)"""
 
 import os
 import subprocess
@@ -18,8 +19,11 @@ SECONDS = 3540
 TEST_SECONDS = 480      # their own deadlines are shorter
 OWN = {"7.3": ("rwp", "damon"), "6.12": ("damon",), "idle": ("idle", "damon"),
        "idle-7.3": ("idle",)}
-BY_OTHER_NAMES = {"rwp": ("object-bounded",), "idle": ("idle-helper",)}
-PROGRAMS = ("test-tracker", "test-tracker-look", "test-ageing")
+AUTO = {"7.3": "rwp", "6.12": "sample", "idle": "idle", "idle-7.3": "rwp"}
+BY_OTHER_NAMES = {"rwp": ("object-bounded",), "idle": ("idle-helper",),
+                  "auto": ("tracker/auto",)}
+PROGRAMS = ("test-tracker", "test-tracker-look", "test-tracker-prefetch",
+            "test-ageing")
 # Needs Linux 6.18: memory that pages, in huge pages.
 HUGE_PROGRAMS = {"idle-7.3": ("test-huge",)}
 lab.inside(memory_mib=3072, seconds=SECONDS)
@@ -29,7 +33,8 @@ ENVIRONMENT = dict(
     os.environ,
     MEMX_MEMSERVER=f"{MEMX}/memserver/memserver",
     MEMXCTL=f"{MEMX}/memserver/memxctl",
-    MEMX_IDLE_HELPER=f"{MEMX}/tools/memx-idle-helper")
+    MEMX_IDLE_HELPER=f"{MEMX}/tools/memx-idle-helper",
+    MEMX_TRACKER_AUTO=AUTO[os.environ["LAB_KERNEL"]])
 
 
 def paths(program, kinds):
@@ -63,7 +68,7 @@ def main():
     tests = [(os.path.join(MEMX, "tests/unit", name), path)
              for name in PROGRAMS + HUGE_PROGRAMS.get(kernel, ())
              for path in paths(os.path.join(MEMX, "tests/unit", name),
-                               OWN[kernel])]
+                               (*OWN[kernel], "auto"))]
     failed = 0
     print(f"1..{len(tests)}", flush=True)
     for number, (program, path) in enumerate(tests, 1):

@@ -259,6 +259,7 @@ static void test_fetches(void)
         }
     }
     optimum = belady(trace, n, g->local_max, n / 2);
+    g_assert_cmpuint(best * 2, >, optimum * 3); /* 1.5 times can't be had */
     g_test_message("fetches over Belady's: %.2f; the best without knowing "
                    "the future: %.2f", (double)ours / optimum,
                    (double)best / optimum);
