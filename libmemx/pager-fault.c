@@ -83,9 +83,16 @@ static void fault_staged(MemxRegion *r, MemxSlot *slot, uint64_t page)
 
     g_mutex_lock(&r->lock);
     if (n == MEMX_PAGE_BYTES) {
-        memx_trace_pages(MEMX_STAGED_TO_LOCAL, 1ull << i);
-        memx_set_group_locked(r, group, r->table.present[group] | 1ull << i,
-                              r->table.stored[group]);
+        uint64_t bit = 1ull << i;
+
+        memx_trace_pages(MEMX_STAGED_TO_LOCAL, bit);
+        if (slot->state == MEMX_SLOT_DONE && r->table.stored[group] & bit) {
+            /* Its eviction ended, and counted it as remote, meanwhile. */
+            memx_installed_locked(r, group, bit);
+        } else {
+            memx_set_group_locked(r, group, r->table.present[group] | bit,
+                                  r->table.stored[group]);
+        }
     } else {
         memx_budget_give_locked(r, 1);
     }
