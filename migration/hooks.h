@@ -62,12 +62,12 @@ void memx_params_hmp_print(Monitor *mon,
 /*
  * Split migration: the source.
  *
- * memx_split_start() runs between the streams' setup and its first pages, in
- * the migration thread without the BQL, and may take seconds.  From then on
- * memx_split_save_page() is asked for each dirty page: 0: send it; 1: it is
- * taken care of.
+ * memx_split_start() runs between the stream's setup, which may have failed
+ * with *@errp set, and its first pages, in the migration thread without the
+ * BQL, and may take seconds.  From then on memx_split_save_page() is asked for
+ * each dirty page: 0: send it; 1: it is taken care of.
  */
-bool memx_split_start(Error **errp);
+bool memx_split_start(bool is_set_up, Error **errp);
 extern bool memx_split_active;
 int memx_split_divert(RAMBlock *block, uint64_t offset);
 static inline int memx_split_save_page(RAMBlock *block, uint64_t offset)
@@ -192,9 +192,9 @@ memx_params_hmp_print(Monitor *mon, const struct MigrationParameters *params)
 {
 }
 
-static inline bool memx_split_start(Error **errp)
+static inline bool memx_split_start(bool is_set_up, Error **errp)
 {
-    return true;
+    return is_set_up;
 }
 
 static inline int memx_split_save_page(RAMBlock *block, uint64_t offset)

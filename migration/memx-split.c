@@ -52,6 +52,8 @@
 #define PERIODS_PER_S 4         /* of the warm-up */
 #define SWITCHOVER_MS 10000     /* to send the rest, with the VM stopped */
 #define ACCEPT_MS 60000         /* for the destination to answer the setup */
+#define RATE_MIN 4096           /* bytes per second */
+#define EXPLAIN_MS 2000         /* for the return path to end, too */
 
 MemxSplit memx_split;
 bool memx_split_active;
@@ -206,22 +208,34 @@ bool memx_split_setup(Error **errp)
     return true;
 }
 
-/* QEMU itself refuses some things, and doesn't say why. */
-static void explain_refusal(void)
+/*
+ * The stream broke before the destination accepted its setup: @err, or NULL.
+ * QEMU itself refuses some things, and doesn't say why.  The return path knows
+ * more: it ends with the destination's own words, if there are any.
+ */
+static void explain_refusal(const Error *err)
 {
     MigrationState *s = migrate_get_current();
+    unsigned waited_ms;
 
+    for (waited_ms = 0; !migrate_has_error(s) && waited_ms < EXPLAIN_MS;
+         waited_ms += MEMX_POLL_MS) {
+        g_usleep(MEMX_POLL_MS * 1000);
+    }
     if (is_cancelled(NULL) || qatomic_read(&yanked) ||
         qatomic_read(&memx_split.refused)) {
         return;
     }
     WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
-        if (s->error) {
-            error_prepend(&s->error, "the destination did not accept the "
-                          "migration: if it refused something (capabilities "
-                          "or sizes that differ) its log says what; else see "
-                          "to the network: ");
+        if (!s->error && err) {
+            s->error = error_copy(err);
+        } else if (!s->error) {
+            error_setg(&s->error, "the connection broke");
         }
+        error_prepend(&s->error, "the destination did not accept the "
+                      "migration: if it refused something (capabilities or "
+                      "sizes that differ) its log says what; else see to the "
+                      "network: ");
     }
 }
 
@@ -234,11 +248,13 @@ static bool wait_accepted(Error **errp)
 {
     MigrationState *s = migrate_get_current();
     unsigned answers = 0, waited_ms = 0;
+    Error *err = NULL;
 
     qemu_savevm_send_ping(s->to_dst_file, 0x6d656d78);
     while (answers < 2) {
-        if (memx_split_unwanted(errp)) {
-            explain_refusal();
+        if (memx_split_unwanted(&err)) {
+            explain_refusal(err);
+            error_propagate(errp, err);
             return false;
         }
         if (qemu_sem_timedwait(&s->rp_state.rp_pong_acks, MEMX_POLL_MS) == 0) {
@@ -416,11 +432,17 @@ static bool begin_blocks(Error **errp)
     return true;
 }
 
-bool memx_split_start(Error **errp)
+bool memx_split_start(bool is_set_up, Error **errp)
 {
     MigrationState *s = migrate_get_current();
     Error *err = NULL;
 
+    if (!is_set_up) {
+        if (memx_split_migration() && qemu_file_get_error(s->to_dst_file)) {
+            explain_refusal(*errp);
+        }
+        return false;
+    }
     if (memx_split.state != MEMX_SPLIT_SETUP) {
         return true;
     }
@@ -474,9 +496,11 @@ void memx_split_refresh(void)
     for (i = 0; i < memx_split.n_blocks; i++) {
         MemxSplitBlock *block = &memx_split.blocks[i];
         double part = (double)qatomic_read(&block->pending_bytes) / pending;
+        uint64_t rate = share / 16 / memx_split.n_blocks +
+                        share / 16 * 15 * MIN(1, part);
 
-        memx_split_set_rate(block->region, share / 16 / memx_split.n_blocks +
-                            share / 16 * 15 * MIN(1, part));
+        memx_split_set_rate(block->region, /* 0: any */
+                            limit ? MAX(rate, RATE_MIN) : 0);
     }
 }
 
