@@ -13,10 +13,12 @@
  */
 #include <string.h>
 #include "region.h"
+#include "urgent.h"
 
 #define CHUNKS_AT_ONCE 1024u    /* told under the lock; of 64 */
 #define BLIND_CHUNKS 256u       /* the same, without a look */
 #define BLIND_TURNOVER 200      /* percent: then they are */
+#define BLIND_NS 1000000000ull  /* a period that adapts has ended by then */
 
 static bool age_begin(void *opaque, bool *pressure)
 {
@@ -36,6 +38,7 @@ static bool age_begin(void *opaque, bool *pressure)
     r->faults_at_age = faults;
     r->evicted_at_age = r->count.evicted;
     r->entered = 0;
+    r->age_ns = memx_now_ns();
     g_mutex_unlock(&r->lock);
     return yes;
 }
@@ -210,13 +213,17 @@ static unsigned turnover(void *opaque)
 void memx_ageing_blind(MemxRegion *r)
 {
     uint32_t n_chunks = r->table.n_chunks, n;
+    uint64_t now_ns = memx_now_ns();
     bool now;
 
     g_mutex_lock(&r->lock);
     now = r->tracked && !r->out && !r->tracking_paused &&
+          now_ns - r->age_ns >= BLIND_NS &&
+          r->count.evicted != r->evicted_at_age &&
           turnover_locked(r) >= BLIND_TURNOVER;
     if (now) {
         r->entered = 0;
+        r->age_ns = now_ns;
     }
     g_mutex_unlock(&r->lock);
     for (uint32_t c = 0; now && c < n_chunks; c += n) {
@@ -225,11 +232,12 @@ void memx_ageing_blind(MemxRegion *r)
         n = MIN(n_chunks - c, BLIND_CHUNKS);
         g_mutex_lock(&r->lock);
         for (unsigned i = 0; i < n; i++) {
-            came[i / 64] |= (uint64_t)memx_history_fresh(&r->history, c + i)
-                            << i % 64;
+            came[i / 64] |= (uint64_t)r->table.chunk[c + i].touched << i % 64;
+            r->table.chunk[c + i].touched = 0;
         }
         memx_history_fold(&r->history, c, n, came, NULL);
         g_mutex_unlock(&r->lock);
+        memx_thread_yield();
     }
 }
 

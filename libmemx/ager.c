@@ -70,7 +70,7 @@ struct MemxAger {
     bool armed;                         /* the tracker's answers mean something */
     uint64_t dwell_ns;
     unsigned arm_pages;
-    uint64_t slices_wanted;             /* in the last pass */
+    uint64_t slices_wanted;             /* in the last whole pass; 0: any */
     uint64_t pass_end_ns;
     atomic_uint_fast64_t slices_now;
     int cut;                            /* atomic: not all of it was looked at */
@@ -331,7 +331,8 @@ static void run_threads(MemxAger *a)
     if (out_of_turn(a)) {
         period = MIN(period, ASKED_PERIOD_NS);
     }
-    a->dwell_ns = period * 9 / 10 / MAX(a->slices_wanted, 1);
+    a->dwell_ns = period * 9 / 10 /
+                  (a->slices_wanted ? a->slices_wanted : MAX(n, 1));
     a->arm_pages = CLAMP(period / 100 * a->cpu_percent / fault_ns(a) /
                          MAX(a->found.touched_groups, 1), ARM_MIN,
                          MEMX_GROUP_PAGES);
@@ -354,7 +355,9 @@ static void run_threads(MemxAger *a)
             g_thread_join(thread[i]);
         }
     }
-    a->slices_wanted = atomic_load(&a->slices_now);
+    if (!g_atomic_int_get(&a->cut)) {
+        a->slices_wanted = atomic_load(&a->slices_now);
+    }
 }
 
 /* What is touched grows by less than the period does.  So the square of what

@@ -226,11 +226,6 @@ void memx_history_fold(MemxHistory *h, uint32_t first, uint32_t n,
     }
 }
 
-bool memx_history_fresh(const MemxHistory *h, uint32_t c)
-{
-    return h->mark[c] & FRESH;
-}
-
 void memx_history_list(MemxHistory *h, uint32_t c)
 {
     if (!memx_history_listed(h, c)) {

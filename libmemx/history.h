@@ -94,8 +94,6 @@ void memx_history_touch(MemxHistory *history, uint32_t chunk);
  * is here already, or on its way.  O(1).
  */
 bool memx_history_enter(MemxHistory *history, uint32_t chunk);
-/* It came in, in this period, and is still here. */
-bool memx_history_fresh(const MemxHistory *history, uint32_t chunk);
 /* Sets a value that came from elsewhere (a migration).  How often it doesn't
  * tell; that shows before the value is forgotten. */
 void memx_history_set(MemxHistory *history, uint32_t chunk, uint8_t value);

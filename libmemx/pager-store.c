@@ -18,7 +18,7 @@
  *             at any time and needs no queue that could grow.
  *   controls  reservations, for an API thread that waits.
  *   moves     chunks that change their server: move.c.
- *
+ *   blind     chunk history goes by faults when looks come too late: ageing.c.
  *   pings     once a second on a lane that is idle: so a server's free memory
  *             is known, and a server that stopped answering is noticed.
  *

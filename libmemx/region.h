@@ -318,7 +318,8 @@ struct MemxRegion {
     uint64_t home_at;       /* group from which on some may be remote */
     uint64_t warm_at;       /* and what is in use, after a migration */
     uint64_t faults_at_age, evicted_at_age;
-    uint32_t entered;       /* chunks, since it was aged */
+    uint64_t age_ns;        /* when it was aged last, */
+    uint32_t entered;       /* and the chunks that came in since */
     MemxPrefetched prefetched;
     MemxSide side;
     uint16_t tell_opcode;   /* what servers that aren't told must hear */
