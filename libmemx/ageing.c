@@ -213,10 +213,11 @@ static unsigned turnover(void *opaque)
 void memx_ageing_blind(MemxRegion *r)
 {
     uint32_t n_chunks = r->table.n_chunks, n;
-    uint64_t now_ns = memx_now_ns();
+    uint64_t now_ns;
     bool now;
 
     g_mutex_lock(&r->lock);
+    now_ns = memx_now_ns();
     now = r->tracked && !r->out && !r->tracking_paused &&
           now_ns - r->age_ns >= BLIND_NS &&
           r->count.evicted != r->evicted_at_age &&

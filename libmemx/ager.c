@@ -68,9 +68,9 @@ struct MemxAger {
 
     /* The ager thread's; constant during a pass. */
     bool armed;                         /* the tracker's answers mean something */
-    uint64_t dwell_ns;
+    uint64_t pass_ns;                   /* all slices' dwell, at most */
     unsigned arm_pages;
-    uint64_t slices_wanted;             /* in the last whole pass; 0: any */
+    uint64_t slices_wanted;             /* in the last whole pass */
     uint64_t pass_end_ns;
     atomic_uint_fast64_t slices_now;
     int cut;                            /* atomic: not all of it was looked at */
@@ -232,6 +232,7 @@ static void slice_at(const MemxAger *a, uint64_t index, MemxSlice *slice)
 /* False: the pass is cut. */
 static bool harvest(MemxAger *a, MemxSlice *slice)
 {
+    uint64_t n = MAX(a->slices_wanted, atomic_load(&a->slices_now));
     bool yes;
 
     if (a->ops->waits) {
@@ -242,7 +243,8 @@ static bool harvest(MemxAger *a, MemxSlice *slice)
     }
     yes = !hurried(a);
     if (yes) {
-        a->ops->harvest(a->tracker, slice, a->worker.wake_fd, a->dwell_ns);
+        a->ops->harvest(a->tracker, slice, a->worker.wake_fd,
+                        a->pass_ns / MAX(n, 1));
     }
     if (a->ops->waits) {
         g_mutex_unlock(&a->away);
@@ -331,8 +333,7 @@ static void run_threads(MemxAger *a)
     if (out_of_turn(a)) {
         period = MIN(period, ASKED_PERIOD_NS);
     }
-    a->dwell_ns = period * 9 / 10 /
-                  (a->slices_wanted ? a->slices_wanted : MAX(n, 1));
+    a->pass_ns = period * 9 / 10;
     a->arm_pages = CLAMP(period / 100 * a->cpu_percent / fault_ns(a) /
                          MAX(a->found.touched_groups, 1), ARM_MIN,
                          MEMX_GROUP_PAGES);
