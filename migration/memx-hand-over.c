@@ -6,7 +6,8 @@
  *
  * QEMU asks memx_may_run() wherever it takes the disks back or over
  * (migration_block_activate()) and starts the VM: at the end of an incoming
- * migration, at the end of an outgoing one that failed, and in "cont".
+ * migration, at the end of an outgoing one that failed, and in "cont"; and in
+ * "blockdev-set-active".
  *
  *   destination   attached: COMMIT decides
  *   source        before the last byte of the stream: it has the VM, and says

@@ -144,6 +144,8 @@ int memx_split_prepare(Error **errp)
     if (!memx_split_plan(&memx_split, errp)) {
         return -EINVAL;
     }
+    qatomic_set(&yanked, false);
+    qatomic_set(&memx_split.refused, false);
     /* Answers to earlier migrations' pings: nobody waited for them. */
     while (qemu_sem_timedwait(&s->rp_state.rp_pong_acks, 0) == 0) {
     }
@@ -199,21 +201,19 @@ bool memx_split_setup(Error **errp)
     for (i = 0; i < memx_split.n_blocks; i++) {
         memory_region_ref(memx_split.blocks[i].rb->mr);
     }
-    yanked = false;
     can_be_yanked = true;
     yank_register_function(MIGRATION_YANK_INSTANCE, yank, NULL);
-    qatomic_set(&memx_split.refused, false);
     memx_split.state = MEMX_SPLIT_SETUP;
     memx_split_figures_start();
     return true;
 }
 
 /*
- * The stream broke before the destination accepted its setup: @err, or NULL.
- * QEMU itself refuses some things, and doesn't say why.  The return path knows
- * more: it ends with the destination's own words, if there are any.
+ * Setup failed, here or there.  QEMU itself refuses some things there, and
+ * doesn't say why; but its return path ends then, after the destination's own
+ * words, if there are any.
  */
-static void explain_refusal(const Error *err)
+static void explain_refusal(void)
 {
     MigrationState *s = migrate_get_current();
     unsigned waited_ms;
@@ -227,15 +227,12 @@ static void explain_refusal(const Error *err)
         return;
     }
     WITH_QEMU_LOCK_GUARD(&s->error_mutex) {
-        if (!s->error && err) {
-            s->error = error_copy(err);
-        } else if (!s->error) {
-            error_setg(&s->error, "the connection broke");
+        if (s->error) {
+            error_prepend(&s->error, "the destination did not accept the "
+                          "migration: if it refused something (capabilities "
+                          "or sizes that differ) its log says what; else see "
+                          "to the network: ");
         }
-        error_prepend(&s->error, "the destination did not accept the "
-                      "migration: if it refused something (capabilities or "
-                      "sizes that differ) its log says what; else see to the "
-                      "network: ");
     }
 }
 
@@ -248,13 +245,11 @@ static bool wait_accepted(Error **errp)
 {
     MigrationState *s = migrate_get_current();
     unsigned answers = 0, waited_ms = 0;
-    Error *err = NULL;
 
     qemu_savevm_send_ping(s->to_dst_file, 0x6d656d78);
     while (answers < 2) {
-        if (memx_split_unwanted(&err)) {
-            explain_refusal(err);
-            error_propagate(errp, err);
+        if (memx_split_unwanted(errp)) {
+            explain_refusal();
             return false;
         }
         if (qemu_sem_timedwait(&s->rp_state.rp_pong_acks, MEMX_POLL_MS) == 0) {
@@ -438,8 +433,8 @@ bool memx_split_start(bool is_set_up, Error **errp)
     Error *err = NULL;
 
     if (!is_set_up) {
-        if (memx_split_migration() && qemu_file_get_error(s->to_dst_file)) {
-            explain_refusal(*errp);
+        if (memx_split_migration()) {
+            explain_refusal();
         }
         return false;
     }

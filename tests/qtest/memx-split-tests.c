@@ -293,6 +293,9 @@ static void test_locked_disk(void)
     memx_wait_status(s.to, "paused");
     memx_assert_error(s.from, "the destination of its split migration has it",
                       "{ 'execute': 'cont' }");
+    memx_assert_error(s.from, "the destination of its split migration has it",
+                      "{ 'execute': 'blockdev-set-active',"
+                      "  'arguments': { 'active': true } }");
     memx_assert_error(s.to, "lock byte", "{ 'execute': 'cont' }");
     memx_wait_status(s.to, "paused");
     close(fd);
